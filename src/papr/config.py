@@ -1,0 +1,150 @@
+"""What a user can ask for, as data: checked when made, round-trips through JSON."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from papr.errors import ConfigError
+
+DEFAULT_PROPOSAL = "efficientnet_lite0"
+
+#: A resolution: None for the proposal's own choice, "input" for the host's pixels as they come,
+#: an int for the shorter side in pixels, a pair for (height, width).
+Size = None | str | int | tuple[int, int]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How a host is pruned.
+
+    Examples:
+        ViT-B/16 at 224 px has 196 patches: `PruneConfig(keep=0.5)` keeps 98 of them and the class
+        token, so its blocks see 99 tokens instead of 197.
+
+    Attributes:
+        keep: fraction of patches that stay, 0 < keep <= 1 (the paper's z). 1 is the dense model.
+        proposal: who looks first: a name (a timm ConvNet, or the embedded "efficientnet_lite0"),
+            an `nn.Module` that returns a feature map, a callable `pixels -> scores (B, h, w)`, or
+            a `papr.Proposal`.
+        proposal_size: resolution the proposal runs at. None: its default; an int: the shorter
+            side in pixels, aspect ratio kept; (height, width): exactly that; "input": the host's
+            pixels as they come.
+        reference: exact semantics of the paper's reference: the proposal gets the host's pixels
+            as they are, and a class token counts towards the number of kept patches.
+        mean: the host's input mean for pixels in [0, 1], where it cannot be read off the model.
+        std: the host's input standard deviation, likewise.
+        trace: keep the last forward's selection for `papr.selection`.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type.
+    """
+
+    keep: float = 0.5
+    proposal: Any = DEFAULT_PROPOSAL
+    proposal_size: Size = None
+    reference: bool = False
+    mean: Triple | None = None
+    std: Triple | None = None
+    trace: bool = True
+
+    def __post_init__(self) -> None:
+        _set(self, "keep", check_keep(self.keep))
+        _set(self, "proposal_size", check_size(self.proposal_size, "proposal_size"))
+        mean, std = check_statistics(self.mean, self.std)
+        _set(self, "mean", mean)
+        _set(self, "std", std)
+        for name in ("reference", "trace"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigError(f"expected {name} to be True or False, got {value!r}")
+        if not (isinstance(self.proposal, str) or callable(self.proposal) or _is_made(self.proposal)):
+            raise ConfigError(
+                "expected proposal to be a name, an nn.Module, a callable or a papr.Proposal, "
+                f"got {self.proposal!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data. Raises ConfigError where the proposal is an object rather than a name."""
+        if not isinstance(self.proposal, str):
+            raise ConfigError(
+                "expected a proposal given by name to write the configuration down, "
+                f"got {type(self.proposal).__name__}"
+            )
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "PruneConfig":
+        """The inverse of `to_dict`. Raises ConfigError on keys this version does not know."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(data) - set(known))
+        if unknown:
+            raise ConfigError(f"expected keys among {', '.join(known)}, got {', '.join(unknown)}")
+        return cls(**data)
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back to an equal configuration."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> "PruneConfig":
+        """Read what `to_json` wrote. Raises ConfigError where the text is not such JSON."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"expected a JSON object, got text that is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"expected a JSON object, got {type(data).__name__}")
+        return cls.from_dict(data)
+
+
+def check_keep(keep: object) -> float:
+    """A fraction 0 < keep <= 1 as a float, or ConfigError."""
+    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < float(keep) <= 1:
+        raise ConfigError(f"expected 0 < keep <= 1, got {keep!r}")
+    return float(keep)
+
+
+def check_size(size: object, name: str) -> Size:
+    """A resolution as `Size` describes it, or ConfigError; `name` is the option's."""
+    if size is None or size == "input" or (_is_count(size) and isinstance(size, int)):
+        return size
+    if isinstance(size, Sequence) and len(size) == 2 and all(map(_is_count, size)):
+        return (size[0], size[1])
+    raise ConfigError(
+        f'expected {name} to be None, "input", a positive int or (height, width), got {size!r}'
+    )
+
+
+def check_statistics(mean: object, std: object) -> tuple[Triple | None, Triple | None]:
+    """Mean and standard deviation as triples of floats, both or neither, or ConfigError."""
+    if (mean is None) != (std is None):
+        raise ConfigError(f"expected mean and std together, got mean={mean!r} and std={std!r}")
+    if mean is None:
+        return None, None
+    triples = (_triple(mean, "mean"), _triple(std, "std"))
+    if min(triples[1]) <= 0:
+        raise ConfigError(f"expected std above 0, got {std!r}")
+    return triples
+
+
+def _triple(value: object, name: str) -> Triple:
+    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if len(numbers) != 3 or not all(isinstance(x, Real) for x in numbers):
+        raise ConfigError(f"expected {name} to be three numbers (R, G, B), got {value!r}")
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_made(proposal: object) -> bool:
+    return hasattr(proposal, "scorer")  # a papr.Proposal; that room lies above this one
+
+
+def _set(config: PruneConfig, name: str, value: object) -> None:
+    object.__setattr__(config, name, value)

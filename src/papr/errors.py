@@ -1,0 +1,29 @@
+"""The errors papr raises. Each message says what was expected and what came, in one line."""
+
+
+class PaprError(Exception):
+    """Base of every error papr raises on purpose; catch this one to catch them all."""
+
+
+class ConfigError(PaprError, ValueError):
+    """An option has a value outside its range or of the wrong type."""
+
+
+class UnsupportedModelError(PaprError, TypeError):
+    """The model is not one papr can prune; the message names its class and the reason."""
+
+
+class ProposalError(PaprError, ValueError):
+    """The proposal could not be loaded, or did not return a usable map."""
+
+
+class SelectionError(PaprError, ValueError):
+    """Tensors handed to a selection do not fit together, or no selection exists yet."""
+
+
+class PrunedModelError(PaprError, RuntimeError):
+    """Something was asked of a pruned model that only the dense one can give."""
+
+
+class PaprWarning(UserWarning):
+    """papr had to assume something; said once."""

@@ -1,0 +1,93 @@
+"""The behaviours that most hosts share: where pixels come in, where tokens are dropped."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papr.errors import PrunedModelError, SelectionError
+from papr.graft import Grafted
+from papr.hosts.state import HostState
+from papr.reducers.drop import drop
+from papr.significance import describe
+
+
+class Site(Grafted):
+    """A grafted module of a host; `_papr` is the state all sites of that host share."""
+
+    _papr: HostState
+
+
+class Entry(Site):
+    """Where pixels come in: the proposal looks at them, then the host goes on as ever.
+
+    A family says in `_layout` how its patch grid follows from the pixels.
+    """
+
+    def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """The patch grid for these pixels, and the (height, width) in pixels that it covers."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The original forward, after the proposal has looked."""
+        if pixels.ndim != 4:
+            raise SelectionError(f"expected pixels (B, C, H, W), got {describe(pixels)}")
+        grid, covered = self._layout(pixels)
+        self._papr.look(cover(pixels, covered), grid, _module(self))
+        return super().forward(pixels, *args, **kwargs)  # type: ignore[misc]
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Moves and casts of the host reach the proposal, which is no child of it."""
+        result = super()._apply(fn, *args, **kwargs)  # type: ignore[misc]
+        self._papr.settle(_module(self))
+        return result
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self._papr.settle(_module(self))
+
+
+class TimmEntry(Entry):
+    """timm's patch embeddings: PatchEmbed, HybridEmbed and their like."""
+
+    def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
+        rows, columns = super().dynamic_feat_size(tuple(pixels.shape[-2:]))  # type: ignore[misc]
+        height, width = self.feat_ratio(as_scalar=False)  # type: ignore[attr-defined]
+        return (rows, columns), (rows * height, columns * width)
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Refuse while pruned: in timm only dense features ask, to reshape tokens to the grid.
+
+        With K of N patches that reshape fails, or passes and scrambles (98 x 768 = 196 x 384).
+        """
+        grid: tuple[int, int] = super().dynamic_feat_size(img_size)  # type: ignore[misc]
+        if self._papr.dense:
+            return grid
+        raise PrunedModelError(
+            f"expected all patches of the {grid[0]} x {grid[1]} grid for a dense feature map, got "
+            f"a host pruned to keep={self._papr.config.keep:g}: ask for output_fmt='NLC' and use "
+            "papr.selection(model).restore(tokens), or papr.unprune(model) first"
+        )
+
+
+class DropCut(Site):
+    """Where tokens are cut: the original forward, then the selected tokens only."""
+
+    def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Tokens (B, P + N, C) to (B, P + K, C)."""
+        tokens = super().forward(tokens, *args, **kwargs)  # type: ignore[misc]
+        return drop(tokens, self._papr.current(), self._papr.facts.prefix_tokens)
+
+
+def cover(pixels: Tensor, area: tuple[int, int]) -> Tensor:
+    """Cut or zero-pad at the bottom and right, as patch embeddings do, to the area of the grid."""
+    height, width = pixels.shape[-2:]
+    if area == (height, width):
+        return pixels
+    return F.pad(pixels, (0, area[1] - width, 0, area[0] - height))
+
+
+def _module(site: Site) -> nn.Module:
+    assert isinstance(site, nn.Module)
+    return site

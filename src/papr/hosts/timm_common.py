@@ -1,0 +1,31 @@
+"""What the timm families have in common."""
+
+from torch import nn
+
+from papr.errors import ConfigError, UnsupportedModelError
+from papr.config import Triple, check_statistics
+
+
+def input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
+    """The input mean and std in timm's `pretrained_cfg`; (None, None) where it has none."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean"), config.get("std")
+    if mean is None or std is None:
+        return None, None
+    try:
+        return check_statistics(tuple(mean), tuple(std))
+    except ConfigError:  # not an RGB model
+        return None, None
+
+
+def check_patch_embed(model: nn.Module) -> None:
+    """Raise UnsupportedModelError where the grid cannot be read off `model.patch_embed`."""
+    embed = getattr(model, "patch_embed", None)
+    for name in ("dynamic_feat_size", "feat_ratio"):
+        if not hasattr(embed, name):
+            import timm
+
+            raise UnsupportedModelError(
+                f"cannot prune {type(model).__name__}: its patch_embed ({type(embed).__name__}) "
+                f"has no {name}, which the patch grid is read from (timm {timm.__version__})"
+            )

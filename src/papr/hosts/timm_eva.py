@@ -1,0 +1,27 @@
+"""timm's Eva: EVA, EVA-02, DINOv3, Perception Encoder and other hosts with rotary positions.
+
+The slot `patch_drop` (None by default) may return the kept indices; Eva then gathers its rotary
+tables itself, those that differ by depth too.
+"""
+
+from torch import Tensor, nn
+
+from papr.hosts import Plan
+from papr.hosts.sites import Site, TimmEntry
+from papr.hosts.timm_vit import plan as plan_vit
+from papr.reducers.drop import drop
+
+
+class IndexedCut(Site):
+    """A patch dropout that says which patches it kept."""
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, P + N, C) to (B, P + K, C) and the kept indices (B, K)."""
+        selection = self._papr.current()
+        return drop(tokens, selection, self._papr.facts.prefix_tokens), selection.indices
+
+
+def plan(model: nn.Module) -> Plan:
+    """Cut an Eva."""
+    facts = plan_vit(model).facts
+    return Plan("timm Eva", ("patch_embed", TimmEntry), (("patch_drop", IndexedCut),), facts)

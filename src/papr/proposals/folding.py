@@ -1,0 +1,106 @@
+"""Make a ConvNet cheap for inference: fuse its branches, fold its batch norms.
+
+Which norm follows which convolution is read off a real forward pass, not off the order of the
+modules; and the result is compared with the original before it is used.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+_TOLERANCE = 1e-3  # relative to the largest value; folding itself moves values by about 1e-6
+
+
+def cheapen(net: nn.Module, call: str, example: Tensor) -> nn.Module:
+    """A frozen copy of `net` in eval mode with branches fused and batch norms folded.
+
+    Args:
+        net: any ConvNet; left as it is.
+        call: the method that is used, "forward" or "forward_features".
+        example: an input of a size the network takes, (1, 3, h, w).
+
+    Returns:
+        The cheapest copy that gives the same answer on `example` as the original: fused and
+        folded, or fused only, or the plain copy.
+    """
+    plain = copy.deepcopy(net).eval().requires_grad_(False)
+    with torch.no_grad():
+        expected = getattr(plain, call)(example)
+        best = plain
+        for step in (_fuse_branches, _fold_norms):
+            candidate = step(copy.deepcopy(best), call, example)
+            if _agree(getattr(candidate, call)(example), expected):
+                best = candidate
+    return best.requires_grad_(False)
+
+
+def _agree(answer: object, expected: object) -> bool:
+    if not isinstance(answer, Tensor) or not isinstance(expected, Tensor):
+        return False
+    scale = expected.abs().max().clamp(min=1e-6)
+    return answer.shape == expected.shape and bool(
+        (answer - expected).abs().max() <= _TOLERANCE * scale
+    )
+
+
+def _fuse_branches(net: nn.Module, call: str, example: Tensor) -> nn.Module:
+    """Fuse re-parameterisable branches (MobileOne, RepVGG, RepViT, FastViT ...)."""
+    from timm.utils import reparameterize_model
+
+    fused: nn.Module = reparameterize_model(net)
+    return fused
+
+
+def _fold_norms(net: nn.Module, call: str, example: Tensor) -> nn.Module:
+    names = {module: name for name, module in net.named_modules()}
+    for conv, norm in _conv_norm_pairs(net, call, example):
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        parent, _, leaf = names[norm].rpartition(".")
+        # timm's BatchNormAct2d carries its activation with it
+        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+        rest = [module for module in rest if not isinstance(module, nn.Identity)]
+        replacement = rest[0] if len(rest) == 1 else nn.Sequential(*rest)
+        setattr(net.get_submodule(parent), leaf, replacement)
+    return net
+
+
+def _conv_norm_pairs(
+    net: nn.Module, call: str, example: Tensor
+) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """(convolution, norm) where the norm's input was that convolution's output, each called once."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are held, so ids stay theirs
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    calls: dict[nn.Module, int] = {}
+
+    def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            outputs[id(output)] = (module, output)
+        elif isinstance(module, nn.BatchNorm2d) and id(args[0]) in outputs:
+            pairs.append((outputs[id(args[0])][0], module))
+
+    handles = [m.register_forward_hook(after) for m in net.modules() if _is_plain(m)]
+    try:
+        getattr(net, call)(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """A convolution that uses its weight as it is, or a batch norm with running statistics."""
+    if isinstance(module, nn.BatchNorm2d):
+        known = type(module) is nn.BatchNorm2d or type(module).__name__ == "BatchNormAct2d"
+        return known and module.running_mean is not None
+    return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"

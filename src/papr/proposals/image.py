@@ -1,0 +1,221 @@
+"""The proposal: a lightweight pretrained ConvNet that looks at the image first."""
+
+import copy
+import difflib
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from papr.config import DEFAULT_PROPOSAL, Size, Triple, check_size, check_statistics
+from papr.errors import ProposalError
+from papr.proposals import embedded
+from papr.proposals.folding import cheapen
+from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
+from papr.significance import channel_mean
+
+#: Shorter side, in pixels, at which a named network looks unless told otherwise. Measured:
+#: benchmarks/results/proposal_size.json.
+DEFAULT_SIZE = 160
+
+Source = str | nn.Module | Callable[[Tensor], Tensor]
+
+
+class Proposal:
+    """Who looks first, ready to be shared by several hosts.
+
+    Networks are copied, frozen, their branches fused and their batch norms folded; the copy is
+    kept in float32 on the CPU, and each device and dtype that a host lives on gets one replica.
+
+    Args:
+        source: "efficientnet_lite0" (embedded, no network access), the name of any timm ConvNet,
+            an `nn.Module` whose `forward_features` (or `forward`) returns a feature map
+            (B, C, h, w), or a callable `pixels (B, 3, H, W) -> scores (B, h, w)`, which gets the
+            host's pixels as they are.
+        pretrained: load weights; False gives random ones, for tests and for counting. Names only.
+        size: resolution to run at: an int for the shorter side in pixels, (height, width), or
+            "input". None: named networks shrink images to a shorter side of 160, others take
+            pixels as they come.
+        mean: input mean of the network for pixels in [0, 1]; read off timm networks.
+        std: input standard deviation, likewise. Unknown for a module: it gets the host's pixels.
+
+    Raises:
+        ProposalError: unknown name, weights out of reach or damaged, no usable feature map.
+        ConfigError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source = DEFAULT_PROPOSAL,
+        pretrained: bool = True,
+        size: Size = None,
+        mean: Triple | None = None,
+        std: Triple | None = None,
+    ) -> None:
+        self.size = check_size(size, "size")
+        self.mean, self.std = check_statistics(mean, std)
+        self.function: Callable[[Tensor], Tensor] | None = None
+        self.net: nn.Module | None = None
+        self._call = "forward"
+        self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
+        self._lock = threading.Lock()
+        self.name = source if isinstance(source, str) else type(source).__name__
+        self.named = isinstance(source, str)
+        if isinstance(source, str) or isinstance(source, nn.Module):
+            with torch.device("cpu"), torch.inference_mode(False):
+                self._take_net(_load(source, pretrained) if isinstance(source, str) else source)
+        elif callable(source):
+            self.function = source
+            self.name = getattr(source, "__name__", self.name)
+        else:
+            raise ProposalError(
+                "expected a proposal name, an nn.Module or a callable, "
+                f"got {type(source).__name__}"
+            )
+
+    def _take_net(self, net: nn.Module) -> None:
+        config = getattr(net, "pretrained_cfg", None) or {}
+        if self.mean is None and "mean" in config and "std" in config:
+            self.mean, self.std = check_statistics(tuple(config["mean"]), tuple(config["std"]))
+        self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
+        example = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        try:
+            self.net = cheapen(net.cpu().float() if self.named else net, self._call, example)
+            features = getattr(self.net, self._call)(example)
+        except Exception as error:
+            raise ProposalError(
+                f"expected the proposal {self.name} to take an image (1, 3, 64, 64), "
+                f"it failed: {type(error).__name__}: {_first_line(error)}"
+            ) from error
+        _check_map(features, self.name, getattr(net, "num_features", None))
+
+    def scorer(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        size: Size = None,
+        host_mean: Triple | None = None,
+        host_std: Triple | None = None,
+        reference: bool = False,
+    ) -> Scorer:
+        """The proposal as a module pixels -> scores on one device, in one dtype.
+
+        Args:
+            device: where the host's pixels are.
+            dtype: the host's dtype, which the network takes on.
+            size: overrides the proposal's own `size`.
+            host_mean: what the pixels were normalised with; None for the proposal's own.
+            host_std: likewise.
+            reference: pixels go in as they are, neither renormalised nor (by default) resized.
+        """
+        if self.function is not None:
+            return CallableScorer(self.function)
+        chosen = size if size is not None else self.size
+        default = chosen is None and self.named and not reference
+        return NetScorer(
+            self._replica(device, dtype),
+            self._call,
+            DEFAULT_SIZE if default else chosen,
+            default,
+            None if reference else self._affine(host_mean, host_std),
+        )
+
+    def _affine(self, mean: Triple | None, std: Triple | None) -> tuple[Triple, Triple] | None:
+        """(scale, shift) that undo the host's normalisation and apply the proposal's."""
+        if mean is None or std is None or self.mean is None or self.std is None:
+            return None
+        if (mean, std) == (self.mean, self.std):
+            return None
+        scale = [host / own for host, own in zip(std, self.std, strict=True)]
+        shift = [(m - o) / s for m, o, s in zip(mean, self.mean, self.std, strict=True)]
+        return (scale[0], scale[1], scale[2]), (shift[0], shift[1], shift[2])
+
+    def _replica(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        assert self.net is not None
+        with self._lock:  # DataParallel asks from several threads at once
+            if (device, dtype) not in self._replicas:
+                with torch.inference_mode(False):
+                    net = copy.deepcopy(self.net).to(device=device, dtype=dtype)
+                    net = net.to(memory_format=torch.channels_last)
+                self._replicas[device, dtype] = net
+            return self._replicas[device, dtype]
+
+    def __repr__(self) -> str:
+        return f"Proposal({self.name!r}, size={self.size!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Proposal":
+        return self  # frozen: copies of a host share it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_replicas", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _replicas={}, _lock=threading.Lock())
+
+
+def as_proposal(source: object) -> Proposal:
+    """A Proposal from what a user may give: one made beforehand, a name, a module, a callable."""
+    if isinstance(source, Proposal):
+        return source
+    if isinstance(source, str):
+        return _named(source)
+    return Proposal(source)  # type: ignore[arg-type]  # the constructor refuses what it cannot take
+
+
+@functools.lru_cache(maxsize=4)
+def _named(name: str) -> Proposal:
+    return Proposal(name)
+
+
+def _load(name: str, pretrained: bool) -> nn.Module:
+    if name == DEFAULT_PROPOSAL:
+        net = embedded.classifier(pretrained)
+        net.reset_classifier(0)  # type: ignore[operator]
+        return net
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ProposalError(
+            f'expected "{DEFAULT_PROPOSAL}" or the name of a timm model, got {name!r}{hint}'
+        )
+    if not pretrained:
+        return _random(name)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            net = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
+        raise ProposalError(
+            f"cannot get the weights of {name}: {type(error).__name__}: {_first_line(error)}; "
+            f'the embedded "{DEFAULT_PROPOSAL}" needs no download'
+        ) from error
+    return net
+
+
+def _random(name: str) -> nn.Module:
+    import timm
+
+    net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    return net
+
+
+def _check_map(features: object, name: str, channels: int | None) -> None:
+    """Refuse what is no feature map (B, C, h, w), and maps with channels last."""
+    try:
+        channel_mean(features)  # type: ignore[arg-type]
+    except ProposalError as error:
+        raise ProposalError(f"the proposal {name} returns no feature map: {error}") from None
+    assert isinstance(features, Tensor)
+    if channels in features.shape[2:] and features.shape[1] != channels:
+        raise ProposalError(
+            f"expected the proposal {name} to return (B, {channels}, h, w), got "
+            f"{tuple(features.shape)}: it keeps channels last, as no ConvNet of timm does"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,0 +1,113 @@
+"""Scorers: pixels (B, 3, H, W) in, scores (B, h, w) out, no gradient.
+
+They are modules only so that they can be compiled, counted and moved; they never enter the host's
+module tree.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papr.config import Size, Triple
+from papr.errors import ProposalError
+from papr.significance import channel_mean, describe
+
+
+class Scorer(nn.Module):
+    """Base: whatever runs in here is the proposal's, also for those who count operations."""
+
+    role = "proposal"
+
+
+class NetScorer(Scorer):
+    """A network's last feature map, averaged over channels.
+
+    Args:
+        net: the network, on its device, in eval mode.
+        call: the method that returns the feature map.
+        size: resolution to run at; see `resize`.
+        shrink_only: leave images alone whose shorter side is at most `size`.
+        affine: per-channel (scale, shift) from the host's normalisation to the proposal's, or
+            None to pass pixels as they come.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        call: str,
+        size: Size,
+        shrink_only: bool,
+        affine: tuple[Triple, Triple] | None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.call = call
+        self.size = size
+        self.shrink_only = shrink_only
+        weight = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+        self.dtype = weight.dtype
+        scale, shift = affine if affine is not None else (None, None)
+        for name, values in (("scale", scale), ("shift", shift)):
+            channels = None if values is None else weight.new_tensor(values).view(1, 3, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), normalised for the host, to scores (B, h, w), float32."""
+        x = resize(pixels, self.size, self.shrink_only).to(self.dtype)
+        if self.scale is not None and self.shift is not None:
+            x = torch.addcmul(self.shift, x, self.scale)
+        x = x.contiguous(memory_format=torch.channels_last)
+        return channel_mean(getattr(self.net, self.call)(x))
+
+
+class CallableScorer(Scorer):
+    """A user's own scores: depth, motion, a region of interest, a random baseline."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels as the host gets them to scores (B, h, w)."""
+        scores = self.function(pixels)
+        if (
+            not isinstance(scores, Tensor)
+            or scores.ndim != pixels.ndim - 1
+            or scores.shape[0] != pixels.shape[0]
+        ):
+            axes = "h, w" if pixels.ndim == 4 else "t, h, w"
+            raise ProposalError(
+                f"expected the proposal to return scores ({pixels.shape[0]}, {axes}), "
+                f"got {describe(scores)}"
+            )
+        return scores
+
+
+def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:
+    """Bring an image batch to a resolution, bilinear with antialiasing, in float32.
+
+    Args:
+        pixels: (B, 3, H, W).
+        size: None or "input" for no change, an int for the shorter side in pixels with the aspect
+            ratio kept, a pair for (height, width).
+        shrink_only: never enlarge.
+    """
+    height, width = pixels.shape[-2:]
+    if size is None or isinstance(size, str):
+        return pixels
+    if isinstance(size, int):
+        short = min(height, width)
+        target = (round(height * size / short), round(width * size / short))
+    else:
+        target = size
+    if target == (height, width) or (shrink_only and target[0] * target[1] > height * width):
+        return pixels
+    # float32 because the antialiased kernel knows no bfloat16 on a CPU
+    return F.interpolate(pixels.float(), size=target, mode="bilinear", antialias=True)

@@ -1,0 +1,180 @@
+"""What a user calls: prune, unprune, is_pruned, selection, supported."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from papr.config import DEFAULT_PROPOSAL, PruneConfig, Size, Triple
+from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
+from papr.graft import check_graftable, graft, states, ungraft
+from papr.hosts import Plan, find_plan
+from papr.hosts.state import HostFacts, HostState, warn_unknown_statistics
+from papr.proposals import Proposal, as_proposal
+from papr.selecting import Selection
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a model can be pruned; true or false in a condition.
+
+    Attributes:
+        ok: whether `papr.prune` takes the model.
+        family: the family that cuts it, where it does.
+        reason: why not, where it does not; names the class.
+    """
+
+    ok: bool
+    family: str | None = None
+    reason: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+def prune(
+    model: Model,
+    keep: float | PruneConfig = 0.5,
+    proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = DEFAULT_PROPOSAL,
+    *,
+    proposal_size: Size = None,
+    reference: bool = False,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    trace: bool = True,
+) -> Model:
+    """Make a vision model look only at the patches that a small ConvNet finds significant.
+
+    The model is changed in place: the same object, called as before, with fewer tokens inside.
+    Pruning a pruned model prunes it anew with the new configuration.
+
+    Source: Mahmud et al., "PaPr", ECCV 2024 (arXiv 2403.16020).
+
+    Args:
+        model: the host; `papr.supported(model)` says whether it can be pruned. A model wrapped by
+            `torch.compile` or DistributedDataParallel may be given as it is.
+        keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, and then
+            nothing else.
+        proposal: who looks first; see `papr.Proposal`.
+        proposal_size: resolution the proposal runs at; see `PruneConfig`.
+        reference: exact semantics of the paper's reference; see `PruneConfig`.
+        mean: input mean of the host for pixels in [0, 1], where timm does not know it.
+        std: input standard deviation of the host, likewise.
+        trace: keep the last forward's selection for `papr.selection`.
+
+    Returns:
+        `model`, the same object.
+
+    Raises:
+        ConfigError: an option is out of range.
+        UnsupportedModelError: the model cannot be pruned; the message says why.
+        ProposalError: the proposal cannot be loaded or returns no feature map.
+        In each case the model is as it was before the call.
+    """
+    given = (proposal, proposal_size, reference, mean, std, trace)
+    if isinstance(keep, PruneConfig):
+        if given != (DEFAULT_PROPOSAL, None, False, None, None, True):
+            raise ConfigError("expected a PruneConfig or single options, got both")
+        config = keep
+    else:
+        config = PruneConfig(keep, *given)
+    host = unwrap(model)
+    plan = find_plan(host)
+    state = _prepare(host, config, plan)
+    sites = [plan.entry, *([] if state.dense else plan.cuts)]
+    for path, _ in sites:
+        check_graftable(host, path)
+
+    ungraft(host)
+    for path, behaviour in sites:
+        graft(host, path, behaviour, state)
+    state.settle(host.get_submodule(plan.entry[0]))
+    return model
+
+
+def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
+    """Everything that can fail, before anything is changed."""
+    proposal = as_proposal(config.proposal)
+    facts = plan.facts
+    if config.mean is not None:
+        facts = HostFacts(facts.prefix_tokens, facts.class_token, config.mean, config.std)
+    channels = getattr(host, "in_chans", 3)
+    if proposal.function is None and channels != 3:
+        raise UnsupportedModelError(
+            f"cannot prune {type(host).__name__}: expected 3 input channels for the proposal "
+            f"{proposal.name}, got {channels}; give proposal=a callable pixels -> scores (B, h, w)"
+        )
+    known = facts.mean is not None or proposal.mean is None
+    if not known and not config.reference and config.keep < 1:
+        warn_unknown_statistics(host, proposal)
+    return HostState(config, proposal, facts)
+
+
+def unprune(model: Model) -> Model:
+    """Give the model back as it was: same classes, same answers bit for bit.
+
+    Does nothing to a model that is not pruned. Returns `model`.
+    """
+    ungraft(unwrap(model))
+    return model
+
+
+def is_pruned(model: nn.Module) -> bool:
+    """Whether `papr.prune` is in force on the model (at keep=1 too)."""
+    return bool(states(unwrap(model)))
+
+
+def selection(model: nn.Module) -> Selection:
+    """Which patches the last forward pass kept.
+
+    Of this thread's last pass where it ran eagerly; of the last one to finish where it was
+    compiled. Costs nothing until asked: the tensors stay on their device.
+
+    Raises:
+        SelectionError: the model is not pruned, has not run yet, or was pruned with trace=False.
+    """
+    found = states(unwrap(model))
+    if not found:
+        raise SelectionError(f"expected a pruned model, got a {type(model).__name__} that is not")
+    state: HostState = found[0]
+    return state.last()
+
+
+def config(model: nn.Module) -> PruneConfig:
+    """The configuration a pruned model was pruned with. Raises SelectionError if it is not."""
+    found = states(unwrap(model))
+    if not found:
+        raise SelectionError(f"expected a pruned model, got a {type(model).__name__} that is not")
+    return found[0].config  # type: ignore[no-any-return]
+
+
+def supported(model: nn.Module) -> Support:
+    """Whether `papr.prune` takes this model, and why not where it does not.
+
+    Changes nothing and runs nothing. True or false in a condition; `.reason` says the rest.
+    """
+    try:
+        plan = find_plan(unwrap(model))
+        for path, _ in (plan.entry, *plan.cuts):
+            check_graftable(unwrap(model), path)
+    except PaprError as error:
+        return Support(False, reason=str(error))
+    return Support(True, family=plan.family)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and the data-parallel wrappers."""
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"expected an nn.Module, got {type(model).__name__}")
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, wrappers):
+            model = model.module
+        else:
+            return model

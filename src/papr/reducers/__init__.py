@@ -1,0 +1,1 @@
+"""What happens to the tokens: one reducer a file; none of them knows a model."""

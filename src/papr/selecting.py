@@ -1,0 +1,134 @@
+"""From a significance map to the patches that stay, and back to the grid.
+
+Pure functions and one frozen record. Indices count patches row by row on the patch grid
+(frame by frame first in video); prefix tokens are never counted.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from papr.errors import SelectionError
+from papr.significance import check_scores, describe
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which patches one forward pass kept.
+
+    Attributes:
+        indices: (B, K) int64, ascending, on the patch grid, prefix tokens not counted.
+        grid: the patch grid, (H, W) or (T, H, W).
+        scores: the significance map (B, *grid), float32; None where nothing was ranked
+            (keep=1.0 runs no proposal).
+    """
+
+    indices: Tensor
+    grid: tuple[int, ...]
+    scores: Tensor | None = None
+
+    def mask(self) -> Tensor:
+        """The kept patches as a bool tensor (B, *grid), True where kept."""
+        flat = torch.zeros(
+            self.indices.shape[0],
+            math.prod(self.grid),
+            dtype=torch.bool,
+            device=self.indices.device,
+        )
+        return flat.scatter(1, self.indices, True).view(-1, *self.grid)
+
+    def restore(self, tokens: Tensor, fill: float = 0.0) -> Tensor:
+        """Put kept patch tokens back where they came from.
+
+        Args:
+            tokens: (B, K, C), in the order of `indices`, prefix tokens removed.
+            fill: the value of the patches that were pruned.
+
+        Returns:
+            (B, C, *grid), dtype of `tokens`.
+
+        Raises:
+            SelectionError: `tokens` is not (B, K, C) for this selection.
+        """
+        batch, kept = self.indices.shape
+        if tokens.ndim != 3 or tokens.shape[:2] != (batch, kept):
+            raise SelectionError(
+                f"expected the kept patch tokens ({batch}, {kept}, C) without prefix tokens, "
+                f"got {describe(tokens)}"
+            )
+        channels = tokens.shape[-1]
+        dense = tokens.new_full((batch, math.prod(self.grid), channels), fill)
+        dense = dense.scatter(1, self.indices.unsqueeze(-1).expand(-1, -1, channels), tokens)
+        return dense.transpose(1, 2).reshape(batch, channels, *self.grid)
+
+
+def kept_count(keep: float, patches: int, class_token: bool = False) -> int:
+    """How many of `patches` stay: `max(1, int(keep * patches))`.
+
+    Args:
+        keep: fraction of patches that stay, 0 < keep <= 1 (the paper's z).
+        patches: patches on the grid, prefix tokens not counted.
+        class_token: reference mode of hosts with a class token, which counts it:
+            `int(keep * (patches + 1))` patches stay beside it.
+    """
+    return min(patches, max(1, int(keep * (patches + class_token))))
+
+
+def select(scores: Tensor, count: int) -> Selection:
+    """Keep the `count` most significant patches of each image.
+
+    Ranking is in float32; of two equal scores the lower index wins.
+
+    Args:
+        scores: significance map (B, *grid).
+        count: K, patches to keep of each image, 1 <= K <= patches.
+
+    Returns:
+        The selection, indices ascending.
+
+    Raises:
+        SelectionError: wrong rank, or K out of range.
+        ProposalError: the map is not finite (see `check_scores`).
+    """
+    if scores.ndim not in (3, 4):
+        raise SelectionError(
+            f"expected a significance map (B, H, W) or (B, T, H, W), got {describe(scores)}"
+        )
+    grid = tuple(scores.shape[1:])
+    if not 1 <= count <= math.prod(grid):
+        raise SelectionError(
+            f"expected to keep between 1 and {math.prod(grid)} patches of the grid {grid}, "
+            f"got {count}"
+        )
+    check_scores(scores)
+    return Selection(top_indices(scores, count), grid, scores)
+
+
+def top_indices(scores: Tensor, count: int) -> Tensor:
+    """The indices of the `count` highest scores, ascending, (B, *grid) to (B, count) int64.
+
+    A stable sort rather than `topk`, which promises nothing about ties.
+    """
+    order = scores.float().flatten(1).sort(dim=1, descending=True, stable=True).indices
+    return order[:, :count].sort(dim=1).values
+
+
+def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:
+    """Take prefix tokens and selected patch tokens out of a sequence.
+
+    One gather over both: concatenating the prefix afterwards would copy every kept token twice.
+
+    Args:
+        tokens: (B, prefix_tokens + N, C).
+        indices: (B, K) int64 on the patch grid, prefix tokens not counted.
+        prefix_tokens: how many leading tokens are never ranked and never dropped.
+
+    Returns:
+        (B, prefix_tokens + K, C).
+    """
+    if prefix_tokens:
+        prefix = torch.arange(prefix_tokens, device=indices.device).expand(indices.shape[0], -1)
+        indices = torch.cat([prefix, indices + prefix_tokens], dim=1)
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
