@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from papr.graft import Filler
 from papr.hosts import Plan
 from papr.hosts.sites import DropCut, Site, TimmEntry
 from papr.hosts.state import HostFacts
@@ -17,33 +18,35 @@ from papr.hosts.timm_common import check_patch_embed, input_statistics
 
 
 class SharedBias(Site):
-    """The bias shared by all blocks, gathered: () to (B, heads, 1 + K, 1 + K)."""
+    """The bias shared by all blocks of a host whose blocks have none of their own."""
 
-    def forward(self) -> Tensor:
-        """The dense bias (heads, 1 + N, 1 + N), both axes gathered for each image."""
-        bias: Tensor = super().forward()  # type: ignore[misc]
+    def forward(self) -> Any:
+        """The dense bias (heads, 1 + N, 1 + N), both axes gathered: (B, heads, 1 + K, 1 + K)."""
         kept = with_class_token(self._papr.current().indices)
+        bias: Tensor = super().forward()  # type: ignore[misc]
         return bias[:, kept.unsqueeze(2), kept.unsqueeze(1)].transpose(0, 1)
 
 
-class KeptIndices(Site):
-    """In the empty slot of a shared bias: what the blocks gather their own bias by."""
+class CarriedBias(SharedBias):
+    """In the slot of the shared bias, filled or empty: the bias, and what to gather others by."""
 
-    def forward(self) -> Tensor:
-        """The kept indices, class token counted, (B, 1 + K) int64."""
-        return with_class_token(self._papr.current().indices)
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        """Kept token indices (B, 1 + K) int64, and the gathered shared bias where there is one."""
+        kept = with_class_token(self._papr.current().indices)
+        return kept, None if isinstance(self, Filler) else super().forward()
 
 
 class BiasedAttention(Site):
     """Attention with a bias of its own, gathered by the indices that come in the shared slot."""
 
-    def forward(self, x: Tensor, shared_rel_pos_bias: Tensor) -> Any:
-        """Tokens (B, 1 + K, C) and indices (B, 1 + K) to tokens (B, 1 + K, C)."""
-        kept = shared_rel_pos_bias
+    def forward(self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, Tensor | None]) -> Any:
+        """Tokens (B, 1 + K, C), and what `CarriedBias` returns, to tokens (B, 1 + K, C)."""
+        kept, shared = shared_rel_pos_bias
         index: Tensor = self.relative_position_index  # type: ignore[attr-defined]
         table: Tensor = self.relative_position_bias_table  # type: ignore[attr-defined]
         pairs = index[kept.unsqueeze(2), kept.unsqueeze(1)]  # (B, 1 + K, 1 + K)
         bias = table[pairs].permute(0, 3, 1, 2)  # (B, heads, 1 + K, 1 + K)
+        bias = bias if shared is None else bias + shared
         return super().forward(x, shared_rel_pos_bias=bias)  # type: ignore[misc]
 
     def _get_rel_pos_bias(self) -> Tensor:
@@ -67,10 +70,10 @@ def plan(model: nn.Module) -> Plan:
     ]
     cuts: list[tuple[str, type[Site]]] = [("pos_drop", DropCut)]
     cuts += [(path, BiasedAttention) for path in own]
-    if getattr(model, "rel_pos_bias", None) is not None:
+    if own:
+        cuts.append(("rel_pos_bias", CarriedBias))
+    elif getattr(model, "rel_pos_bias", None) is not None:
         cuts.append(("rel_pos_bias", SharedBias))
-    elif own:
-        cuts.append(("rel_pos_bias", KeptIndices))
     mean, std = input_statistics(model)
     facts = HostFacts(prefix_tokens=1, class_token=True, mean=mean, std=std)
     return Plan("timm Beit", ("patch_embed", TimmEntry), tuple(cuts), facts)

@@ -1,0 +1,127 @@
+"""Dense against pruned, in one run: what `papr bench` and `papr demo` print."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from papr.measure import count_macs, interleave, peak_memory
+from papr.measure.speed import quartiles
+from papr.pruning import prune, unprune, unwrap
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration, measured beside the dense host.
+
+    Attributes:
+        keep: fraction of patches kept; 1 is the dense host itself.
+        batch: images a call.
+        dtype: of weights and pixels.
+        ms_per_image: median milliseconds, (median, lower, upper quartile).
+        gmacs_host: GMACs of one image in the host.
+        gmacs_proposal: GMACs of one image in the proposal.
+        peak_mb: peak memory of a call's tensors, weights not counted, in 10^6 bytes.
+        speedup: over the dense host, turn by turn, (median, lower, upper quartile).
+        ideal: dense GMACs / (host + proposal) GMACs.
+    """
+
+    keep: float
+    batch: int
+    dtype: str
+    ms_per_image: tuple[float, float, float]
+    gmacs_host: float
+    gmacs_proposal: float
+    peak_mb: float
+    speedup: tuple[float, float, float]
+    ideal: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput at the median time."""
+        return 1000 / self.ms_per_image[0]
+
+    @property
+    def efficiency(self) -> float:
+        """Measured speed-up / ideal speed-up."""
+        return self.speedup[0] / self.ideal
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, derived figures included."""
+        derived = {"images_per_second": self.images_per_second, "efficiency": self.efficiency}
+        return asdict(self) | derived
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy that shares the model's weights and buffers, so that both can be timed at once."""
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+@torch.inference_mode()
+def compare(
+    model: nn.Module,
+    images: Tensor,
+    keeps: Sequence[float],
+    *,
+    rounds: int = 7,
+    warmup: int = 2,
+    compiled: bool = False,
+    each_turn: Callable[[], object] | None = None,
+    **options: Any,
+) -> list[Row]:
+    """Time the dense host and its pruned twins in turns.
+
+    Args:
+        model: the host, in eval mode, on its device, in its dtype; left as it is.
+        images: (B, 3, H, W), same device and dtype.
+        keeps: fractions to prune to.
+        rounds: turns that count.
+        warmup: turns before them.
+        compiled: run all of them through `torch.compile(fullgraph=True)`.
+        each_turn: called after every turn; there are (rounds + warmup) * (len(keeps) + 1).
+        **options: further options of `papr.prune`.
+
+    Returns:
+        One row for the dense host (keep 1) and one for each of `keeps`.
+    """
+    device, batch = images.device, images.shape[0]
+    hosts = {1.0: unprune(twin(unwrap(model)))}
+    for keep in keeps:
+        hosts[keep] = prune(twin(hosts[1.0]), keep, **options)
+    macs = {keep: count_macs(host, images).per_image(batch) for keep, host in hosts.items()}
+    run = {k: torch.compile(h, fullgraph=True) if compiled else h for k, h in hosts.items()}
+    calls = {str(keep): _call(host, images) for keep, host in run.items()}
+    timings = interleave(calls, rounds, warmup, device, each_turn)
+    dense = timings["1.0"]
+    return [
+        Row(
+            keep=keep,
+            batch=batch,
+            dtype=str(images.dtype).removeprefix("torch."),
+            ms_per_image=_per_image(timings[str(keep)].seconds, batch),
+            gmacs_host=macs[keep].host / 1e9,
+            gmacs_proposal=macs[keep].proposal / 1e9,
+            peak_mb=peak_memory(_call(_memory_view(host, run[keep], device), images), device) / 1e6,
+            speedup=timings[str(keep)].speedup_over(dense),
+            ideal=macs[1.0].total / macs[keep].total,
+        )
+        for keep, host in hosts.items()
+    ]
+
+
+def _call(host: Callable[[Tensor], object], images: Tensor) -> Callable[[], object]:
+    return lambda: host(images)
+
+
+def _memory_view(eager: nn.Module, run: Any, device: torch.device) -> Any:
+    """What to watch for memory: on a CPU only eager code shows its tensors."""
+    return run if device.type == "cuda" else eager
+
+
+def _per_image(seconds: Sequence[float], batch: int) -> tuple[float, float, float]:
+    middle, lower, upper = quartiles([s * 1000 / batch for s in seconds])
+    return middle, lower, upper

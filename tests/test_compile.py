@@ -1,0 +1,132 @@
+"""torch.compile and torch.export: right in every order, one graph, no recompilation."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from tiny import CASES, prune
+
+import papr
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::papr.PaprWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+class CountingBackend:
+    """Runs the captured graph as it is and counts how many were captured."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def backend() -> CountingBackend:
+    return CountingBackend()
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest):
+    return CASES[request.param]
+
+
+@torch.no_grad()
+def test_every_order(case, backend: CountingBackend) -> None:
+    """Dense, pruned, another keep, unpruned: each answer of compiled code is eager's."""
+    model = case.build()
+    x = torch.randn(2, 3, 64, 64)
+    eager = {}
+    for keep in (0.5, 0.25):
+        eager[keep] = prune(copy.deepcopy(model), keep)(x)
+    eager[1.0] = model(x)
+
+    # a dense model of the same class, compiled earlier in the process: what hooks fail at
+    other = torch.compile(case.build(), fullgraph=True, backend=backend)
+    assert torch.equal(other(x), eager[1.0])
+    compiled = torch.compile(prune(model, 0.5), fullgraph=True, backend=backend)
+    assert torch.equal(compiled(x), eager[0.5])
+    assert papr.selection(compiled).indices.shape == (2, 32)
+    assert torch.equal(other(x), eager[1.0])
+
+    prune(compiled, 0.25)
+    assert torch.equal(compiled(x), eager[0.25])
+    assert papr.selection(model).indices.shape == (2, 16)
+    papr.unprune(compiled)
+    assert torch.equal(compiled(x), eager[1.0])
+    prune(compiled, 0.5)
+    assert torch.equal(compiled(x), eager[0.5])
+    prune(compiled, 1.0)
+    assert torch.equal(compiled(x), eager[1.0])
+
+
+@torch.no_grad()
+def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> None:
+    model = prune(case.build(), 0.5)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for _ in range(10):
+        x = torch.randn(2, 3, 64, 64)
+        assert torch.equal(compiled(x), model(x))
+        assert papr.selection(model).mask().sum() == 64
+    assert backend.graphs == 1
+
+
+@torch.no_grad()
+def test_moved_or_unpickled_before_the_first_compiled_call(backend: CountingBackend) -> None:
+    model = prune(CASES["augreg"].build(), 0.5).to(torch.float64)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for twin in (model, copy.deepcopy(model)):
+        compiled = torch.compile(twin, fullgraph=True, backend=backend)
+        logits = compiled(x)
+        assert torch.equal(logits, model(x))
+
+
+@torch.no_grad()
+def test_compiled_in_place(backend: CountingBackend) -> None:
+    model = CASES["augreg"].build()
+    x = torch.randn(2, 3, 64, 64)
+    dense, pruned = model(x), prune(copy.deepcopy(model), 0.5)(x)
+    model.compile(fullgraph=True, backend=backend)
+    assert torch.equal(model(x), dense)
+    assert torch.equal(prune(model, 0.5)(x), pruned)
+    assert torch.equal(papr.unprune(model)(x), dense)
+    assert backend.graphs > 0
+
+
+@torch.no_grad()
+@pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler on a CPU")
+def test_inductor_with_the_embedded_proposal() -> None:
+    """The default backend, proposal and host in one graph."""
+    model = papr.prune(CASES["augreg"].build(), 0.5)
+    x = torch.randn(2, 3, 64, 64)
+    expected = model(x)
+    chosen = papr.selection(model).indices
+    logits = torch.compile(model, fullgraph=True)(x)
+    assert torch.equal(papr.selection(model).indices, chosen)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_export_with_a_dynamic_batch(case) -> None:
+    model = prune(case.build(), 0.5)
+    batch = torch.export.Dim("batch", min=2, max=16)
+    x = torch.randn(3, 3, 64, 64)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    with pytest.raises(papr.SelectionError, match="forward pass"):
+        papr.selection(model)
+    for size in (2, 8):
+        x = torch.randn(size, 3, 64, 64)
+        assert (exported.module()(x) - model(x)).abs().max() < 1e-5
