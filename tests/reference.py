@@ -55,7 +55,9 @@ def kept(scores: np.ndarray, count: int) -> np.ndarray:
     return np.array([sorted(ranking(image)[:count]) for image in scores])
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-6) -> np.ndarray:
+def layer_norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-6
+) -> np.ndarray:
     """Over the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias

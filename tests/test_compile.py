@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from tiny import CASES, prune
 
 import papr
+from tiny import CASES, prune
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::papr.PaprWarning"),

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 import torch
-from conftest import TOLERANCE
-from tiny import CASES, dense_on_kept, proposal, prune
 from torch import nn
 
 import papr
+from conftest import TOLERANCE
 from papr.proposals.scorers import Scorer
+from tiny import CASES, dense_on_kept, proposal, prune
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 

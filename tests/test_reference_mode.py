@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import papr
+import reference
 
 TINY = {
     "img_size": 32,

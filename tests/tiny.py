@@ -89,12 +89,16 @@ CASES = {
     "eva": Case(Eva, {}, 1),
     "eva02": Case(
         Eva,
-        {**ROPE, "use_abs_pos_emb": True, "swiglu_mlp": True, "scale_mlp": True, "qkv_fused": False},
+        {
+            **ROPE,
+            "use_abs_pos_emb": True,
+            "swiglu_mlp": True,
+            "scale_mlp": True,
+            "qkv_fused": False,
+        },
         1,
     ),
-    "eva_mixed_rope": Case(
-        Eva, {**ROPE, "rope_type": "mixed", "dynamic_img_size": True}, 1, True
-    ),
+    "eva_mixed_rope": Case(Eva, {**ROPE, "rope_type": "mixed", "dynamic_img_size": True}, 1, True),
     "dinov3": Case(
         Eva,
         {
@@ -111,7 +115,9 @@ CASES = {
         True,
     ),
     "perception_encoder": Case(
-        Eva, {**ROPE, "use_pre_transformer_norm": True, "global_pool": "map", "no_embed_class": True}, 1
+        Eva,
+        {**ROPE, "use_pre_transformer_norm": True, "global_pool": "map", "no_embed_class": True},
+        1,
     ),
     "cait": Case(Cait, {"init_values": 0.1}, 0, head_prefix=1),
     "beit": Case(Beit, {"use_abs_pos_emb": False, "use_rel_pos_bias": True}, 1),
@@ -149,9 +155,7 @@ def dense_on_kept(case: Case, dense: nn.Module, images: Tensor, indices: Tensor)
     with attention_to(indices, case.prefix):
         tokens = dense.forward_features(images)
     prefix = tokens[:, : case.prefix]
-    kept = torch.stack(
-        [t[case.prefix :][i] for t, i in zip(tokens, indices, strict=True)]
-    )
+    kept = torch.stack([t[case.prefix :][i] for t, i in zip(tokens, indices, strict=True)])
     return torch.cat([prefix, kept], dim=1)
 
 

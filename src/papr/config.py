@@ -61,7 +61,9 @@ class PruneConfig:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigError(f"expected {name} to be True or False, got {value!r}")
-        if not (isinstance(self.proposal, str) or callable(self.proposal) or _is_made(self.proposal)):
+        if not (
+            isinstance(self.proposal, str) or callable(self.proposal) or _is_made(self.proposal)
+        ):
             raise ConfigError(
                 "expected proposal to be a name, an nn.Module, a callable or a papr.Proposal, "
                 f"got {self.proposal!r}"
@@ -95,7 +97,9 @@ class PruneConfig:
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"expected a JSON object, got text that is not JSON: {error}") from None
+            raise ConfigError(
+                f"expected a JSON object, got text that is not JSON: {error}"
+            ) from None
         if not isinstance(data, dict):
             raise ConfigError(f"expected a JSON object, got {type(data).__name__}")
         return cls.from_dict(data)

@@ -5,11 +5,10 @@ behaviour's `forward` runs in place of the original and reaches it through `supe
 to know lies in one plain object on the instance, outside the module tree, so parameters and
 state_dict stay as they were.
 
-Why not a forward hook: `torch.compile` does not guard on hooks, so a dense model compiled earlier in
-the process would answer for a pruned one. A changed class fails the guards, always.
+Why not a forward hook: `torch.compile` does not guard on hooks, so a dense model compiled earlier
+in the process would answer for a pruned one. A changed class fails the guards, always.
 """
 
-import functools
 from typing import Any
 
 from torch import nn
@@ -48,8 +47,17 @@ class Filler(nn.Module):
         self.registered = registered  # whether the empty slot was in the host's _modules
 
 
-@functools.cache
+_subclasses: dict[tuple[type[Grafted], type[nn.Module]], type[nn.Module]] = {}
+
+
 def _subclass(behaviour: type[Grafted], base: type[nn.Module]) -> type[nn.Module]:
+    """The one generated class for a pair: compiled code is guarded by it, so it is made once."""
+    if (behaviour, base) not in _subclasses:
+        _subclasses[behaviour, base] = _make(behaviour, base)
+    return _subclasses[behaviour, base]
+
+
+def _make(behaviour: type[Grafted], base: type[nn.Module]) -> type[nn.Module]:
     members = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
@@ -67,11 +75,11 @@ def _rebuild(behaviour: type[Grafted], base: type[nn.Module]) -> nn.Module:
 
 def check_graftable(root: nn.Module, path: str) -> None:
     """Raise UnsupportedModelError unless `graft(root, path, ...)` would take effect."""
-    module = root.get_submodule(path.rpartition(".")[0])
-    name = path.rpartition(".")[2]
-    if not hasattr(module, name):
-        raise UnsupportedModelError(f"{type(root).__name__} has no {path} to cut at")
-    site = getattr(module, name)
+    try:
+        parent, name = _locate(root, path)
+    except AttributeError:
+        raise UnsupportedModelError(f"{type(root).__name__} has no {path} to cut at") from None
+    site = getattr(parent, name)
     if site is not None and not isinstance(site, nn.Module):
         raise UnsupportedModelError(
             f"expected a module at {type(root).__name__}.{path}, got {type(site).__name__}"
@@ -83,6 +91,14 @@ def check_graftable(root: nn.Module, path: str) -> None:
         )
 
 
+def _locate(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that holds the site, and the site's name in it. Raises AttributeError."""
+    above, _, name = path.rpartition(".")
+    parent = root.get_submodule(above)
+    getattr(parent, name)
+    return parent, name
+
+
 def graft(root: nn.Module, path: str, behaviour: type[Grafted], state: object) -> None:
     """Give the module at `path` below `root` a behaviour.
 
@@ -92,8 +108,7 @@ def graft(root: nn.Module, path: str, behaviour: type[Grafted], state: object) -
         behaviour: subclass of Grafted to put before the module's class.
         state: what the behaviour finds in `self._papr`.
     """
-    parent = root.get_submodule(path.rpartition(".")[0])
-    name = path.rpartition(".")[2]
+    parent, name = _locate(root, path)
     module = getattr(parent, name)
     if module is None:
         module = Filler(registered=name in parent._modules)
@@ -119,7 +134,7 @@ def ungraft(root: nn.Module) -> None:
 
 def _restore(module: nn.Module) -> None:
     if isinstance(module, Grafted):
-        module.__class__ = module._papr_base
+        module.__class__ = module._papr_base  # type: ignore[assignment]
         del vars(module)[_STATE]
 
 

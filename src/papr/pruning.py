@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, Size, Triple

@@ -84,7 +84,7 @@ def check_scores(scores: Tensor) -> None:
     """
     if type(scores) is not Tensor or scores.device.type != "cpu":
         return
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return
     finite = scores.isfinite()
     if not finite.all():

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from papr.errors import ConfigError, UnsupportedModelError
 from papr.config import Triple, check_statistics
+from papr.errors import ConfigError, UnsupportedModelError
 
 
 def input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:

@@ -6,7 +6,7 @@ Tokens are cut at `patch_drop`, which stands between the position embedding and 
 from torch import Tensor, nn
 
 from papr.hosts import Plan
-from papr.hosts.sites import DropCut, Site, TimmEntry
+from papr.hosts.sites import Site, TimmEntry
 from papr.hosts.state import HostFacts
 from papr.hosts.timm_common import check_patch_embed, input_statistics
 from papr.reducers.drop import drop

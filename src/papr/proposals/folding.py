@@ -59,8 +59,8 @@ def _fold_norms(net: nn.Module, call: str, example: Tensor) -> nn.Module:
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
-            norm.running_mean,
-            norm.running_var,
+            norm.running_mean,  # type: ignore[arg-type]  # _is_plain has seen to it
+            norm.running_var,  # type: ignore[arg-type]
             norm.eps,
             norm.weight,
             norm.bias,
@@ -77,7 +77,7 @@ def _fold_norms(net: nn.Module, call: str, example: Tensor) -> nn.Module:
 def _conv_norm_pairs(
     net: nn.Module, call: str, example: Tensor
 ) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """(convolution, norm) where the norm's input was that convolution's output, each called once."""
+    """(convolution, norm): the norm's input was that convolution's output, each called once."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are held, so ids stay theirs
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from papr.config import DEFAULT_PROPOSAL, Size, Triple, check_size, check_statistics
 from papr.errors import ProposalError
+from papr.hub import create_pretrained
 from papr.proposals import embedded
 from papr.proposals.folding import cheapen
 from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
@@ -64,7 +65,7 @@ class Proposal:
         self._lock = threading.Lock()
         self.name = source if isinstance(source, str) else type(source).__name__
         self.named = isinstance(source, str)
-        if isinstance(source, str) or isinstance(source, nn.Module):
+        if isinstance(source, str | nn.Module):
             with torch.device("cpu"), torch.inference_mode(False):
                 self._take_net(_load(source, pretrained) if isinstance(source, str) else source)
         elif callable(source):
@@ -72,8 +73,7 @@ class Proposal:
             self.name = getattr(source, "__name__", self.name)
         else:
             raise ProposalError(
-                "expected a proposal name, an nn.Module or a callable, "
-                f"got {type(source).__name__}"
+                f"expected a proposal name, an nn.Module or a callable, got {type(source).__name__}"
             )
 
     def _take_net(self, net: nn.Module) -> None:
@@ -186,12 +186,11 @@ def _load(name: str, pretrained: bool) -> nn.Module:
     if not pretrained:
         return _random(name)
     try:
-        with torch.random.fork_rng(devices=[]):
-            net = timm.create_model(name, pretrained=True, num_classes=0)
+        net = create_pretrained(name, num_classes=0)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ProposalError(
-            f"cannot get the weights of {name}: {type(error).__name__}: {_first_line(error)}; "
-            f'the embedded "{DEFAULT_PROPOSAL}" needs no download'
+            f"cannot download the weights of {name} ({type(error).__name__}: "
+            f'{_first_line(error)}); the embedded "{DEFAULT_PROPOSAL}" needs no download'
         ) from error
     return net
 

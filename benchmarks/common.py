@@ -1,0 +1,57 @@
+"""What the benchmarks share: photographs, and result files with their circumstances."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from papr.cli.common import environment, pick_device
+from papr.files import write_text
+from papr.images import fit, load_image, to_pixels
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SHARED = Path(os.environ.get("PAPR_SHARED", HERE.parents[1] / "shared")) / "data"
+
+
+def parser(description: str, result: str) -> argparse.ArgumentParser:
+    """Options every benchmark has."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    options.add_argument(
+        "--json", type=Path, default=RESULTS / result, help="where the result is written"
+    )
+    return options
+
+
+def save(path: Path, device: str, **figures: object) -> None:
+    """Write figures beside the command, the versions and the machine they come from."""
+    report = {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "environment": environment(pick_device(device)),
+        **figures,
+    }
+    write_text(path, json.dumps(report, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def photographs(folder: Path, size: int = 224) -> tuple[torch.Tensor, torch.Tensor]:
+    """An ImageNet sample: pixels (N, 3, size, size) in [0, 1] and class indices (N,).
+
+    Resize of the shorter side and centre crop, as in the paper. The folder holds one folder per
+    WordNet id and, beside it, imagenet-classes.json: id -> [class index, name].
+    """
+    classes = json.loads((folder.parent / "imagenet-classes.json").read_text())
+    files = sorted(folder.glob("*/*.jpg"))
+    if not files:
+        sys.exit(f"expected photographs in {folder}/<wnid>/*.jpg, found none; pass --data")
+    pixels = torch.cat([to_pixels(_fit(load_image(file), size)) for file in files])
+    return pixels, torch.tensor([classes[file.parent.name][0] for file in files])
+
+
+def _fit(image: Image.Image, size: int) -> Image.Image:
+    return fit(image, size, patch=1, square=True)

@@ -1,0 +1,110 @@
+"""Do the kept patches carry what a classifier needs? Real weights, real photographs, no host.
+
+Only the kept 16-px patches of a 14 x 14 grid are shown to EfficientNet-Lite0, the rest is filled
+with the image's mean colour. PaPr's map, at several resolutions of the proposal, stands beside
+random and centre selection at the same number of patches, and beside the cost of that resolution:
+milliseconds per image of the proposal, and the speed-up of a ViT-B/16 that contains it.
+
+The judge is the proposal itself, which may flatter its own map.
+"""
+
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import Tensor
+
+from common import SHARED, parser, photographs, save
+from papr.baselines import centre_scores, random_scores
+from papr.cli.common import pick_device
+from papr.compare import compare
+from papr.images import keep_visible
+from papr.measure import interleave
+from papr.proposals import Proposal, embedded
+from papr.selecting import kept_count, select
+from papr.significance import to_grid
+
+GRID = (14, 14)
+KEEPS = (0.7, 0.5, 0.3)
+SIZES = (224, 192, 160, 128, 96)
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+@torch.inference_mode()
+def top1(
+    classify: torch.nn.Module, pixels: Tensor, labels: Tensor, seen: Callable[[Tensor], Tensor]
+) -> float:
+    """Share of photographs classified right after `seen` has hidden a part of them."""
+    right = 0
+    for images, truth in zip(pixels.split(16), labels.split(16), strict=True):
+        right += int((classify((seen(images) - 0.5) / 0.5).argmax(1) == truth).sum())
+    return right / len(labels)
+
+
+def shown(scorer: Callable[[Tensor], Tensor], keep: float) -> Callable[[Tensor], Tensor]:
+    def show(images: Tensor) -> Tensor:
+        scores = to_grid(scorer((images - 0.5) / 0.5), GRID)
+        return keep_visible(images, select(scores, kept_count(keep, 196)).mask())
+
+    return show
+
+
+def main() -> None:
+    options = parser(__doc__ or "", "masked_accuracy.json")
+    options.add_argument("--data", default=SHARED / "imagenet-sample", type=type(SHARED))
+    options.add_argument("--rounds", type=int, default=7)
+    args = options.parse_args()
+    device = pick_device(args.device)
+    pixels, labels = (t.to(device) for t in photographs(args.data))
+    classify = embedded.classifier().to(device)
+    proposal = Proposal()
+
+    scorers: dict[str, Callable[[Tensor], Tensor]] = {
+        f"papr at {size} px": proposal.scorer(device, torch.float32, size, MEAN, STD)
+        for size in SIZES
+    }
+    scorers |= {"centre": centre_scores(cell=16), "random": random_scores(cell=16)}
+    accuracy = {
+        name: {str(keep): top1(classify, pixels, labels, shown(scorer, keep)) for keep in KEEPS}
+        for name, scorer in scorers.items()
+    }
+    whole = top1(classify, pixels, labels, lambda images: images)
+
+    images = torch.randn(8, 3, 224, 224, device=device)
+    calls = {str(size): lambda s=size: scorers[f"papr at {s} px"](images) for size in SIZES}
+    with torch.inference_mode():
+        alone = interleave(calls, args.rounds, device=device)
+    host = timm.create_model("vit_base_patch16_224").to(device).eval()
+    cost = {}
+    for size in SIZES:
+        row = compare(host, images, [0.5], rounds=args.rounds, proposal_size=size)[1]
+        ms = alone[str(size)].median * 1000 / 8
+        cost[f"papr at {size} px"] = {
+            "proposal_ms_per_image": ms,
+            "proposal_gmacs": row.gmacs_proposal,
+            "vit_b16_speedup_at_0.5": row.speedup,
+            "peak_mb": row.peak_mb,
+        }
+
+    print(f"{len(labels)} photographs; whole: {whole:.3f}")
+    print(f"{'':18}" + "".join(f"{k:>8}" for k in KEEPS) + "  ms/image   GMACs  ViT-B/16 at 0.5")
+    for name, row in accuracy.items():
+        line = f"{name:18}" + "".join(f"{value:8.3f}" for value in row.values())
+        if name in cost:
+            c = cost[name]
+            line += f"{c['proposal_ms_per_image']:10.2f}{c['proposal_gmacs']:8.3f}"
+            line += "  {:.2f}x ({:.2f}-{:.2f})".format(*c["vit_b16_speedup_at_0.5"])
+        print(line)
+    save(
+        args.json,
+        args.device,
+        photographs=len(labels),
+        judge="EfficientNet-Lite0 (the proposal itself)",
+        whole=whole,
+        top1=accuracy,
+        cost=cost,
+    )
+
+
+if __name__ == "__main__":
+    main()

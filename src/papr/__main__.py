@@ -1,0 +1,5 @@
+"""`python -m papr`."""
+
+from papr.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""The command line: a thin face over calls that the documentation describes."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import papr
+from papr.cli import bench, demo, mask
+from papr.cli.common import errors
+
+app = typer.Typer(
+    name="papr",
+    help=(
+        "Make pretrained vision models faster, without retraining: a tiny ConvNet looks at the "
+        "image first, and only the patches it finds significant go through the big model."
+    ),
+    epilog="In Python: papr.prune(model, keep=0.5) and papr.unprune(model).",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(mask.mask)
+app.command()(bench.bench)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"papr {papr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["PAPR_DEBUG"] = "1"
+
+
+def main() -> None:
+    """The entry point of `papr`: errors in one line, tracebacks with --debug."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("PAPR_DEBUG"):
+            raise
+        kind = "" if isinstance(error, papr.PaprError) else f"{type(error).__name__}: "
+        message = " ".join(str(error).split()) or "no message"
+        errors.print(f"[red]error:[/red] {kind}", end="", highlight=False)
+        errors.print(message, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,5 @@
+"""`python -m papr.cli`."""
+
+from papr.cli import main
+
+main()

@@ -1,0 +1,137 @@
+"""`papr bench`: is it faster on this machine, and by how much of what it could be?"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from papr.cli.common import (
+    DTYPES,
+    describe_device,
+    environment,
+    out,
+    parse_keeps,
+    parse_list,
+    parse_size,
+    pick_device,
+    progress,
+    speed_table,
+)
+from papr.compare import Row, compare
+from papr.config import DEFAULT_PROPOSAL
+from papr.errors import ConfigError
+from papr.files import write_text
+from papr.proposals import Proposal
+
+
+def bench(
+    model: Annotated[
+        str, typer.Option(help="A timm model, such as vit_base_patch16_224.")
+    ] = "vit_base_patch16_224",
+    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5,0.3",
+    batch: Annotated[str, typer.Option(help="Images per call.")] = "1,8",
+    dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile dense and pruned alike.")
+    ] = False,
+    proposal: Annotated[
+        str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
+    ] = DEFAULT_PROPOSAL,
+    random_proposal: Annotated[
+        bool,
+        typer.Option("--random-proposal", help="Random weights for it: same speed, no download."),
+    ] = False,
+    proposal_size: Annotated[
+        str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there.")
+    ] = None,
+) -> None:
+    """Time a model dense and pruned, taking turns in one run.
+
+    Weights are random: speed does not depend on them. The speed-up is the median of the turns'
+    ratios (quartiles in parentheses), the proposal's cost included. "ideal" is what the
+    multiply-accumulates alone would give; measured/ideal says how much of it arrives.
+    """
+    keeps = [k for k in parse_keeps(keep) if k < 1]
+    batches = parse_list(batch, int, "--batch")
+    dtypes = parse_list(dtype, lambda name: DTYPES[name], "--dtype")
+    if min(batches) < 1:
+        raise ConfigError(f"expected --batch of at least 1, got {min(batches)}")
+    if not keeps:
+        raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
+    target = pick_device(device)
+    who = Proposal(proposal, pretrained=not random_proposal)
+    host = _create(model)
+    shape = _input_shape(host)
+
+    out.print(f"{model} (random weights), {describe_device(target)}, torch {torch.__version__}")
+    tables: list[list[Row]] = []
+    turns = (rounds + 2) * (len(keeps) + 1)
+    with progress("timing") as bar:
+        task = bar.add_task("timing", total=turns * len(batches) * len(dtypes))
+        for kind in dtypes:
+            host = host.to(device=target, dtype=kind)
+            for size in batches:
+                images = torch.randn(size, *shape, device=target, dtype=kind)
+                tables.append(
+                    compare(
+                        host,
+                        images,
+                        keeps,
+                        rounds=rounds,
+                        compiled=compile,
+                        each_turn=lambda: bar.advance(task),
+                        proposal=who,
+                        proposal_size=parse_size(proposal_size),
+                    )
+                )
+    for table in tables:
+        out.print(speed_table(table))
+    out.print(f"Dense and pruned in turns, medians of {rounds} rounds (quartiles).")
+    rows = [row for table in tables for row in table]
+    _advise(rows)
+    if json_file is not None:
+        report = {
+            "command": " ".join(["papr", *sys.argv[1:]]),
+            "model": model,
+            "weights": "random",
+            "compiled": compile,
+            "proposal": proposal,
+            "rounds": rounds,
+            "environment": environment(target),
+            "rows": [row.to_dict() for row in rows],
+        }
+        write_text(json_file, json.dumps(report, indent=1) + "\n")
+        out.print(f"written to {json_file}")
+
+
+def _create(name: str) -> torch.nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(f"expected --model to be the name of a timm model, got {name!r}")
+    model: torch.nn.Module = timm.create_model(name, pretrained=False).eval()
+    return model
+
+
+def _input_shape(model: torch.nn.Module) -> tuple[int, int, int]:
+    config = getattr(model, "pretrained_cfg", {})
+    channels, height, width = config.get("input_size", (3, 224, 224))
+    return channels, height, width
+
+
+def _advise(rows: list[Row]) -> None:
+    """Say plainly where pruning does not pay."""
+    slower = [row for row in rows if row.keep < 1 and row.speedup[0] < 1.05]
+    for row in slower:
+        out.print(
+            f"[yellow]Pruning to {row.keep:g} at batch {row.batch} in {row.dtype} does not pay "
+            f"here: {row.speedup[0]:.2f}x.[/yellow]"
+        )

@@ -1,0 +1,142 @@
+"""What the commands share: consoles, parsing of lists, tables, devices."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import papr
+from papr.compare import Row
+from papr.config import Size, check_keep, check_size
+from papr.errors import ConfigError
+
+out = Console()
+errors = Console(stderr=True)
+
+_T = TypeVar("_T")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
+    """A comma-separated option. Raises ConfigError naming the option and the part."""
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(parse(part.strip()))
+        except (ValueError, KeyError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"cannot read {part.strip()!r} in {name} {text!r}") from None
+    return values
+
+
+def parse_keeps(text: str) -> list[float]:
+    """Fractions 0 < keep <= 1, comma-separated."""
+    return parse_list(text, lambda part: check_keep(float(part)), "--keep")
+
+
+def parse_size(text: str | None) -> Size:
+    """A resolution: "160", "160x224" (height x width), "input", or None."""
+    if text is None or text == "input":
+        return text
+    try:
+        numbers = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        raise ConfigError(
+            f'expected --proposal-size such as 160, 160x224 or "input", got {text!r}'
+        ) from None
+    return check_size(numbers[0] if len(numbers) == 1 else tuple(numbers), "--proposal-size")
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for people and result files."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "cpu":
+        return f"{_processor()}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, to lie beside every stored figure."""
+    import timm
+
+    return {
+        "papr": papr.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "device": describe_device(device),
+        "cpus": os.cpu_count(),
+    }
+
+
+def progress(label: str) -> Progress:
+    """A progress bar with a count and a remaining time, on standard error."""
+    return Progress(
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+    )
+
+
+def speed_table(rows: Sequence[Row]) -> Table:
+    """The rows of one comparison (one batch size, one dtype): time always beside GMACs."""
+    title = f"batch {rows[0].batch}, {rows[0].dtype}"
+    table = Table(
+        "keep", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.columns[0].min_width = 5
+    for heading in ("ms/image", "images/s", "GMACs", "MB", "speed-up", "ideal", "of ideal"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        figures = [
+            f"{row.ms_per_image[0]:.1f}",
+            f"{row.images_per_second:.1f}",
+            f"{row.gmacs_host:.2f}",
+            f"{row.peak_mb:.0f}",
+        ]
+        if row.keep == 1:
+            table.add_row("dense", *figures)
+            continue
+        figures[2] += f" + {row.gmacs_proposal:.2f}"
+        middle, lower, upper = row.speedup
+        speedup = f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]"
+        table.add_row(
+            f"{row.keep:g}", *figures, speedup, f"{row.ideal:.2f}", f"{row.efficiency:.0%}"
+        )
+    return table

