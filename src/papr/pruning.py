@@ -1,7 +1,7 @@
 """What a user calls: prune, unprune, is_pruned, selection, supported."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from papr.config import DEFAULT_PROPOSAL, PruneConfig, Size, Triple
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Plan, find_plan
-from papr.hosts.state import HostFacts, HostState, warn_unknown_statistics
+from papr.hosts.state import HostState, warn_unknown_statistics
 from papr.proposals import Proposal, as_proposal
 from papr.selecting import Selection
 
@@ -100,12 +100,12 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
     proposal = as_proposal(config.proposal)
     facts = plan.facts
     if config.mean is not None:
-        facts = HostFacts(facts.prefix_tokens, facts.class_token, config.mean, config.std)
-    channels = getattr(host, "in_chans", 3)
-    if proposal.function is None and channels != 3:
+        facts = replace(facts, mean=config.mean, std=config.std)
+    if proposal.function is None and facts.channels != 3:
         raise UnsupportedModelError(
             f"cannot prune {type(host).__name__}: expected 3 input channels for the proposal "
-            f"{proposal.name}, got {channels}; give proposal=a callable pixels -> scores (B, h, w)"
+            f"{proposal.name}, got {facts.channels}; give proposal=a callable pixels -> "
+            "scores (B, h, w)"
         )
     known = facts.mean is not None or proposal.mean is None
     if not known and not config.reference and config.keep < 1:

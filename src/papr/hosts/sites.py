@@ -22,12 +22,11 @@ class Site(Grafted):
 class Entry(Site):
     """Where pixels come in: the proposal looks at them, then the host goes on as ever.
 
-    A family says in `_layout` how its patch grid follows from the pixels.
+    A family says in `_layout` how its patch grid follows from the pixels: the grid, and the
+    (height, width) in pixels that it covers.
     """
 
-    def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
-        """The patch grid for these pixels, and the (height, width) in pixels that it covers."""
-        raise NotImplementedError
+    _layout: Callable[[Tensor], tuple[tuple[int, ...], tuple[int, int]]]
 
     def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The original forward, after the proposal has looked."""

@@ -28,10 +28,12 @@ class HostFacts:
         class_token: whether the host has one; reference mode counts it.
         mean: what the host's pixels were normalised with, for pixels in [0, 1]; None if unknown.
         std: likewise.
+        channels: how many channels the host's pixels have.
     """
 
     prefix_tokens: int
     class_token: bool
+    channels: int = 3
     mean: Triple | None = None
     std: Triple | None = None
 

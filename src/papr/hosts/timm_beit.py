@@ -14,7 +14,7 @@ from papr.graft import Filler
 from papr.hosts import Plan
 from papr.hosts.sites import DropCut, Site, TimmEntry
 from papr.hosts.state import HostFacts
-from papr.hosts.timm_common import check_patch_embed, input_statistics
+from papr.hosts.timm_common import check_patch_embed, input_channels, input_statistics
 
 
 class SharedBias(Site):
@@ -75,5 +75,7 @@ def plan(model: nn.Module) -> Plan:
     elif getattr(model, "rel_pos_bias", None) is not None:
         cuts.append(("rel_pos_bias", SharedBias))
     mean, std = input_statistics(model)
-    facts = HostFacts(prefix_tokens=1, class_token=True, mean=mean, std=std)
+    facts = HostFacts(
+        prefix_tokens=1, class_token=True, channels=input_channels(model), mean=mean, std=std
+    )
     return Plan("timm Beit", ("patch_embed", TimmEntry), tuple(cuts), facts)

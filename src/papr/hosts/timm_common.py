@@ -18,6 +18,12 @@ def input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
         return None, None
 
 
+def input_channels(model: nn.Module) -> int:
+    """How many channels the first convolution takes."""
+    embed = model.get_submodule("patch_embed")
+    return next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
 def check_patch_embed(model: nn.Module) -> None:
     """Raise UnsupportedModelError where the grid cannot be read off `model.patch_embed`."""
     embed = getattr(model, "patch_embed", None)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from papr.hosts import Plan
 from papr.hosts.sites import Site, TimmEntry
 from papr.hosts.state import HostFacts
-from papr.hosts.timm_common import check_patch_embed, input_statistics
+from papr.hosts.timm_common import check_patch_embed, input_channels, input_statistics
 from papr.reducers.drop import drop
 
 
@@ -27,6 +27,7 @@ def plan(model: nn.Module) -> Plan:
     facts = HostFacts(
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
         class_token=getattr(model, "cls_token", None) is not None,
+        channels=input_channels(model),
         mean=mean,
         std=std,
     )

@@ -60,8 +60,8 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
         torch.cuda.reset_peak_memory_stats(device)
         call()
         torch.cuda.synchronize(device)
-        peak: int = torch.cuda.max_memory_allocated(device)
-        return int(peak - before)
-    with _LiveTensors() as live:
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    live = _LiveTensors()
+    with live:
         call()
     return live.peak
