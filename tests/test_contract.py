@@ -64,6 +64,27 @@ def test_every_block_sees_fewer_tokens(case) -> None:
 
 
 @torch.no_grad()
+def test_fused_attention_stays_fused(case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many calls of the fused kernel as before, and no mask where there was none."""
+    fused = torch.nn.functional.scaled_dot_product_attention
+    calls: list[bool] = []
+
+    def counted(*args, attn_mask=None, **kwargs):
+        calls.append(attn_mask is None)
+        return fused(*args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    model = case.build()
+    x = images()
+    model(x)
+    dense = calls.copy()
+    calls.clear()
+    prune(model, 0.5)(x)
+    assert calls == dense
+    assert calls
+
+
+@torch.no_grad()
 def test_keep_one_is_dense_and_runs_no_proposal(case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = case.build()
     x = images()

@@ -143,14 +143,6 @@ def selection(model: nn.Module) -> Selection:
     return state.last()
 
 
-def config(model: nn.Module) -> PruneConfig:
-    """The configuration a pruned model was pruned with. Raises SelectionError if it is not."""
-    found = states(unwrap(model))
-    if not found:
-        raise SelectionError(f"expected a pruned model, got a {type(model).__name__} that is not")
-    return found[0].config  # type: ignore[no-any-return]
-
-
 def supported(model: nn.Module) -> Support:
     """Whether `papr.prune` takes this model, and why not where it does not.
 

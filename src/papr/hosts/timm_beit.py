@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from papr.graft import Filler
 from papr.hosts import Plan
 from papr.hosts.sites import DropCut, Site, TimmEntry
-from papr.hosts.state import HostFacts
-from papr.hosts.timm_common import check_patch_embed, input_channels, input_statistics
+from papr.hosts.timm_common import read_facts
 
 
 class SharedBias(Site):
@@ -62,7 +61,6 @@ def with_class_token(indices: Tensor) -> Tensor:
 
 def plan(model: nn.Module) -> Plan:
     """Cut a Beit: tokens after `pos_drop`, and every relative position bias."""
-    check_patch_embed(model)
     own = [
         f"blocks.{i}.attn"
         for i, block in enumerate(model.blocks)  # type: ignore[arg-type]
@@ -74,8 +72,5 @@ def plan(model: nn.Module) -> Plan:
         cuts.append(("rel_pos_bias", CarriedBias))
     elif getattr(model, "rel_pos_bias", None) is not None:
         cuts.append(("rel_pos_bias", SharedBias))
-    mean, std = input_statistics(model)
-    facts = HostFacts(
-        prefix_tokens=1, class_token=True, channels=input_channels(model), mean=mean, std=std
-    )
+    facts = read_facts(model, prefix_tokens=1, class_token=True)
     return Plan("timm Beit", ("patch_embed", TimmEntry), tuple(cuts), facts)

@@ -4,9 +4,35 @@ from torch import nn
 
 from papr.config import Triple, check_statistics
 from papr.errors import ConfigError, UnsupportedModelError
+from papr.hosts.state import HostFacts
 
 
-def input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
+def read_facts(model: nn.Module, prefix_tokens: int, class_token: bool) -> HostFacts:
+    """The facts of a timm host, its channels and input statistics read off the model.
+
+    Args:
+        model: the host.
+        prefix_tokens: leading tokens at the cut.
+        class_token: whether the host has a class token.
+
+    Raises:
+        UnsupportedModelError: the patch grid cannot be read off `model.patch_embed`.
+    """
+    embed = model.get_submodule("patch_embed")
+    for name in ("dynamic_feat_size", "feat_ratio"):
+        if not hasattr(embed, name):
+            import timm
+
+            raise UnsupportedModelError(
+                f"cannot prune {type(model).__name__}: its patch_embed ({type(embed).__name__}) "
+                f"has no {name}, which the patch grid is read from (timm {timm.__version__})"
+            )
+    channels = next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
+    mean, std = _input_statistics(model)
+    return HostFacts(prefix_tokens, class_token, channels, mean, std)
+
+
+def _input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
     """The input mean and std in timm's `pretrained_cfg`; (None, None) where it has none."""
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = config.get("mean"), config.get("std")
@@ -16,22 +42,3 @@ def input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
         return check_statistics(tuple(mean), tuple(std))
     except ConfigError:  # not an RGB model
         return None, None
-
-
-def input_channels(model: nn.Module) -> int:
-    """How many channels the first convolution takes."""
-    embed = model.get_submodule("patch_embed")
-    return next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
-
-
-def check_patch_embed(model: nn.Module) -> None:
-    """Raise UnsupportedModelError where the grid cannot be read off `model.patch_embed`."""
-    embed = getattr(model, "patch_embed", None)
-    for name in ("dynamic_feat_size", "feat_ratio"):
-        if not hasattr(embed, name):
-            import timm
-
-            raise UnsupportedModelError(
-                f"cannot prune {type(model).__name__}: its patch_embed ({type(embed).__name__}) "
-                f"has no {name}, which the patch grid is read from (timm {timm.__version__})"
-            )

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from papr.hosts import Plan
 from papr.hosts.sites import Site, TimmEntry
-from papr.hosts.state import HostFacts
-from papr.hosts.timm_common import check_patch_embed, input_channels, input_statistics
+from papr.hosts.timm_common import read_facts
 from papr.reducers.drop import drop
 
 
@@ -22,18 +21,8 @@ class PatchDropCut(Site):
 
 def plan(model: nn.Module) -> Plan:
     """Cut a VisionTransformer or VisionTransformerDistilled."""
-    check_patch_embed(model)
-    mean, std = input_statistics(model)
-    facts = HostFacts(
-        prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
-        class_token=getattr(model, "cls_token", None) is not None,
-        channels=input_channels(model),
-        mean=mean,
-        std=std,
-    )
-    return Plan(
-        family="timm VisionTransformer",
-        entry=("patch_embed", TimmEntry),
-        cuts=(("patch_drop", PatchDropCut),),
-        facts=facts,
-    )
+    prefix_tokens: int = model.num_prefix_tokens  # type: ignore[assignment]
+    has_class_token = getattr(model, "cls_token", None) is not None
+    facts = read_facts(model, prefix_tokens, has_class_token)
+    cuts = (("patch_drop", PatchDropCut),)
+    return Plan("timm VisionTransformer", ("patch_embed", TimmEntry), cuts, facts)
