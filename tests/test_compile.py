@@ -91,6 +91,26 @@ def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> No
 
 
 @torch.no_grad()
+def test_other_sizes_recompile_no_more_than_dense() -> None:
+    """Batches and image sizes that change: as many graphs as the dense host needs."""
+    graphs = []
+    for keep in (1.0, 0.5):
+        torch._dynamo.reset()
+        backend = CountingBackend()
+        model = CASES["dynamic_padded"].build(depth=1)
+        if keep < 1:
+            prune(model, keep, proposal_size=32)
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        for height, width in ((64, 64), (96, 64), (88, 72)):
+            for batch in (2, 3):
+                x = torch.randn(batch, 3, height, width, device=DEVICE)
+                assert (compiled(x) - model(x)).abs().max() < 1e-5
+        graphs.append(backend.graphs)
+    dense, pruned = graphs
+    assert pruned <= dense
+
+
+@torch.no_grad()
 def test_moved_or_unpickled_before_the_first_compiled_call(backend: CountingBackend) -> None:
     model = prune(CASES["augreg"].build(), 0.5).to(torch.float64)
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64, device=DEVICE)

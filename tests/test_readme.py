@@ -1,0 +1,68 @@
+"""What the README says: its code runs, its figures are the stored ones."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import papr
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def test_code_runs() -> None:
+    """Every Python block in order, in one namespace, with random weights and a smaller host."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 2
+    usage, options = (
+        block.replace("pretrained=True", "pretrained=False").replace("vit_base", "vit_tiny")
+        for block in blocks
+    )
+    names = {"images": torch.randn(2, 3, 224, 224), "tokens": torch.randn(2, 98, 192)}
+    exec(usage, names)
+    assert names["logits"].shape == (2, 1000)
+    assert not papr.is_pruned(names["model"])
+    before, after = options.split("chosen =")
+    exec(before, names)
+    names["model"](names["images"])
+    exec("chosen =" + after, names)
+    assert names["chosen"].indices.shape == (2, 98)
+
+
+def test_speed_figures_are_the_stored_ones() -> None:
+    stored = json.loads((RESULTS / "speed-cpu.json").read_text())
+    for keep in (0.7, 0.5, 0.3):
+        cells = [f"{keep:g}"]
+        for dtype in ("float32", "bfloat16"):
+            (row,) = (r for r in stored["rows"] if r["keep"] == keep and r["dtype"] == dtype)
+            cells.append("{:.2f}x ({:.2f}-{:.2f})".format(*row["speedup"]))
+            gmacs = f"{row['gmacs_host']:.2f} + {row['gmacs_proposal']:.2f}"
+        line = next(x for x in README.splitlines() if x.startswith(f"| {keep:g} | ") and "+" in x)
+        assert all(cell in line for cell in [*cells, gmacs]), line
+
+
+def test_quality_figures_are_the_stored_ones() -> None:
+    stored = json.loads((RESULTS / "masked_accuracy.json").read_text())
+    assert f"(whole photographs: {stored['whole']:.3f})" in README
+    for name, row in stored["top1"].items():
+        where = name.removeprefix("papr at ")
+        line = next(x for x in README.splitlines() if x.startswith("|") and where in x)
+        assert [f"{value:.3f}" for value in row.values()] == re.findall(r"0\.\d{3}", line), line
+        if name in stored["cost"]:
+            assert f"| {stored['cost'][name]['proposal_ms_per_image']:.1f} |" in line
+
+
+def test_quality_bar() -> None:
+    """What the embedded default must reach where it was measured, beside random selection."""
+    top1 = json.loads((RESULTS / "masked_accuracy.json").read_text())["top1"]
+    assert top1["papr at 160 px"]["0.5"] >= 0.70
+    assert top1["random"]["0.5"] < 0.30
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_links_lead_somewhere(name: str) -> None:
+    assert (ROOT / name).is_file()
