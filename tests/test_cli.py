@@ -114,6 +114,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["bench", "--model", "nope"], "expected --model to be the name of a timm model"),
         (["bench", "--model", "resnet18", "--batch", "1"], "error: cannot prune ResNet"),
         (["mask", "/no/such/file"], "expected an image or a folder, /no/such/file does not exist"),
+        (["mask", ".", "--size", "16", "--patch", "32"], "expected --size of at least one patch"),
         (["mask", ".", "--proposal-size", "x"], "expected --proposal-size such as 160"),
     ],
 )

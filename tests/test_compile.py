@@ -121,6 +121,40 @@ def test_moved_or_unpickled_before_the_first_compiled_call(backend: CountingBack
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["augreg", "beit"])
+def test_compiled_in_parts(name: str, backend: CountingBackend) -> None:
+    """Entry compiled and cut eager, and the other way round, after passes of every kind."""
+    x, other = (torch.randn(2, 3, 64, 64, device=DEVICE) for _ in range(2))
+    for part in ("patch_embed", "patch_drop" if name == "augreg" else "pos_drop"):
+        model = prune(CASES[name].build(depth=1), 0.5)
+        expected = model(x)
+        chosen = papr.selection(model).indices
+        model(other)
+        model.get_submodule(part).compile(fullgraph=True, backend=backend)
+        if part == "patch_embed":
+            assert torch.equal(model(x), expected)
+            assert torch.equal(papr.selection(model).indices, chosen)
+        else:  # a cut compiled alone has no pixels to go by: it must not guess
+            with pytest.raises(Exception, match="expected pixels to enter the host"):
+                model(x)
+
+
+@torch.no_grad()
+def test_eager_after_compiled_and_back(backend: CountingBackend) -> None:
+    model = prune(CASES["augreg"].build(depth=1), 0.5)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    inputs = [torch.randn(2, 3, 64, 64, device=DEVICE) for _ in range(2)]
+    masks = []
+    for x in inputs:
+        model(x)
+        masks.append(papr.selection(model).indices)
+    for turn in range(6):
+        which, run = turn % 2, compiled if turn % 3 == 0 else model
+        run(inputs[which])
+        assert torch.equal(papr.selection(model).indices, masks[which])
+
+
+@torch.no_grad()
 def test_compiled_in_place(backend: CountingBackend) -> None:
     model = CASES["augreg"].build()
     x = torch.randn(2, 3, 64, 64, device=DEVICE)

@@ -10,6 +10,7 @@ import typer
 from papr.cli.common import errors, out, parse_size, progress
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import heat_map, kept_patches, panel
+from papr.errors import ConfigError
 from papr.files import atomic, write_image
 from papr.images import ImageError, find_images, fit, load_image, select_patches, to_pixels
 from papr.proposals import Proposal
@@ -37,8 +38,12 @@ def mask(
     the top left. An image that cannot be read is named and skipped; the exit status is then 1.
     """
     check_keep(keep)
+    if size < patch:
+        raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
     who_size = parse_size(proposal_size)
-    paths = find_images(images)
+    paths = [
+        path for path in find_images(images) if out_dir.resolve() not in path.resolve().parents
+    ]
     who = Proposal(proposal)
     broken: list[str] = []
     with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:

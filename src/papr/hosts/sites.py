@@ -73,10 +73,12 @@ class TimmEntry(Entry):
 class DropCut(Site):
     """Where tokens are cut: the original forward, then the selected tokens only."""
 
+    asked_again = False  # whether a later site of the same pass needs the selection too
+
     def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Tokens (B, P + N, C) to (B, P + K, C)."""
         tokens = super().forward(tokens, *args, **kwargs)  # type: ignore[misc]
-        return drop(tokens, self._papr.current(), self._papr.facts.prefix_tokens)
+        return drop(tokens, self._papr.take(self.asked_again), self._papr.facts.prefix_tokens)
 
 
 def cover(pixels: Tensor, area: tuple[int, int]) -> Tensor:

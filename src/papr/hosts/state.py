@@ -109,13 +109,21 @@ class HostState:
         indices = top_indices(scores, kept_count(self.config.keep, patches, counted))
         self._put((indices, scores if self.config.trace else None, grid))
 
-    def current(self) -> Selection:
-        """The selection of the forward pass that is under way.
+    def take(self, again: bool = False) -> Selection:
+        """The selection of the forward pass that is under way, for a site to act on.
+
+        Args:
+            again: another site of the same pass will ask too.
 
         Raises:
             SelectionError: tokens came to a cut in a pass whose pixels never passed the entry.
         """
-        record = self._record()
+        local = self._local
+        if torch.compiler.is_compiling() or not getattr(local, "pending", False):
+            record = self._shared
+        else:
+            record = local.record
+            local.pending = again
         if record is None:
             raise SelectionError(
                 "expected pixels to enter the host before its tokens are cut, got tokens only: "
@@ -132,7 +140,9 @@ class HostState:
         """
         if not self.config.trace:
             raise SelectionError("expected trace=True to keep selections, got trace=False")
-        record = self._record()
+        local = self._local
+        eager_came_last = self._shared is None or self._shared is getattr(local, "seen", None)
+        record: _Record | None = getattr(local, "record", None) if eager_came_last else self._shared
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
         indices, scores, grid = record
@@ -146,14 +156,10 @@ class HostState:
     def _put(self, record: _Record) -> None:
         if torch.compiler.is_compiling():
             self._shared = record
-        else:
-            self._shared = None
-            self._local.record = record
-
-    def _record(self) -> _Record | None:
-        if torch.compiler.is_compiling() or self._shared is not None:
-            return self._shared
-        return getattr(self._local, "record", None)
+            return
+        local = self._local
+        local.record, local.pending = record, True
+        local.seen = self._shared  # a compiled pass that comes later leaves another object there
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "proposal": self.proposal, "facts": self.facts}

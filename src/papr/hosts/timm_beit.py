@@ -16,23 +16,30 @@ from papr.hosts.sites import DropCut, Site, TimmEntry
 from papr.hosts.timm_common import read_facts
 
 
+class CutBeforeBias(DropCut):
+    """Where tokens are cut; the bias is gathered after them."""
+
+    asked_again = True
+
+
 class SharedBias(Site):
     """The bias shared by all blocks of a host whose blocks have none of their own."""
 
-    def forward(self) -> Any:
+    def forward(self) -> Tensor:
         """The dense bias (heads, 1 + N, 1 + N), both axes gathered: (B, heads, 1 + K, 1 + K)."""
-        kept = with_class_token(self._papr.current().indices)
-        bias: Tensor = super().forward()  # type: ignore[misc]
-        return bias[:, kept.unsqueeze(2), kept.unsqueeze(1)].transpose(0, 1)
+        kept = with_class_token(self._papr.take().indices)
+        return gather_bias(super().forward(), kept)  # type: ignore[misc]
 
 
-class CarriedBias(SharedBias):
+class CarriedBias(Site):
     """In the slot of the shared bias, filled or empty: the bias, and what to gather others by."""
 
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """Kept token indices (B, 1 + K) int64, and the gathered shared bias where there is one."""
-        kept = with_class_token(self._papr.current().indices)
-        return kept, None if isinstance(self, Filler) else super().forward()
+        kept = with_class_token(self._papr.take().indices)
+        if isinstance(self, Filler):
+            return kept, None
+        return kept, gather_bias(super().forward(), kept)  # type: ignore[misc]
 
 
 class BiasedAttention(Site):
@@ -59,6 +66,11 @@ def with_class_token(indices: Tensor) -> Tensor:
     return torch.nn.functional.pad(indices + 1, (1, 0))
 
 
+def gather_bias(bias: Tensor, kept: Tensor) -> Tensor:
+    """A bias (heads, 1 + N, 1 + N), both axes by (B, 1 + K): to (B, heads, 1 + K, 1 + K)."""
+    return bias[:, kept.unsqueeze(2), kept.unsqueeze(1)].transpose(0, 1)
+
+
 def plan(model: nn.Module) -> Plan:
     """Cut a Beit: tokens after `pos_drop`, and every relative position bias."""
     own = [
@@ -66,11 +78,11 @@ def plan(model: nn.Module) -> Plan:
         for i, block in enumerate(model.blocks)  # type: ignore[arg-type]
         if block.attn.relative_position_bias_table is not None
     ]
-    cuts: list[tuple[str, type[Site]]] = [("pos_drop", DropCut)]
-    cuts += [(path, BiasedAttention) for path in own]
-    if own:
-        cuts.append(("rel_pos_bias", CarriedBias))
-    elif getattr(model, "rel_pos_bias", None) is not None:
-        cuts.append(("rel_pos_bias", SharedBias))
+    shared = getattr(model, "rel_pos_bias", None) is not None
+    cuts: list[tuple[str, type[Site]]] = [(path, BiasedAttention) for path in own]
+    if own or shared:
+        cuts += [("pos_drop", CutBeforeBias), ("rel_pos_bias", CarriedBias if own else SharedBias)]
+    else:
+        cuts.append(("pos_drop", DropCut))
     facts = read_facts(model, prefix_tokens=1, class_token=True)
     return Plan("timm Beit", ("patch_embed", TimmEntry), tuple(cuts), facts)

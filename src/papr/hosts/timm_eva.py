@@ -17,7 +17,7 @@ class IndexedCut(Site):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, P + N, C) to (B, P + K, C) and the kept indices (B, K)."""
-        selection = self._papr.current()
+        selection = self._papr.take()
         return drop(tokens, selection, self._papr.facts.prefix_tokens), selection.indices
 
 

@@ -16,7 +16,7 @@ class PatchDropCut(Site):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, P + N, C) to (B, P + K, C)."""
-        return drop(tokens, self._papr.current(), self._papr.facts.prefix_tokens)
+        return drop(tokens, self._papr.take(), self._papr.facts.prefix_tokens)
 
 
 def plan(model: nn.Module) -> Plan:

@@ -115,13 +115,10 @@ class Proposal:
             return CallableScorer(self.function)
         chosen = size if size is not None else self.size
         default = chosen is None and self.named and not reference
-        return NetScorer(
-            self._replica(device, dtype),
-            self._call,
-            DEFAULT_SIZE if default else chosen,
-            default,
-            None if reference else self._affine(host_mean, host_std),
-        )
+        affine = None if reference else self._affine(host_mean, host_std)
+        with torch.inference_mode(False):  # a host pruned for inference may be trained later
+            net = self._replica(device, dtype)
+            return NetScorer(net, self._call, DEFAULT_SIZE if default else chosen, default, affine)
 
     def _affine(self, mean: Triple | None, std: Triple | None) -> tuple[Triple, Triple] | None:
         """(scale, shift) that undo the host's normalisation and apply the proposal's."""
@@ -137,10 +134,8 @@ class Proposal:
         assert self.net is not None
         with self._lock:  # DataParallel asks from several threads at once
             if (device, dtype) not in self._replicas:
-                with torch.inference_mode(False):
-                    net = copy.deepcopy(self.net).to(device=device, dtype=dtype)
-                    net = net.to(memory_format=torch.channels_last)
-                self._replicas[device, dtype] = net
+                net = copy.deepcopy(self.net).to(device=device, dtype=dtype)
+                self._replicas[device, dtype] = net.to(memory_format=torch.channels_last)
             return self._replicas[device, dtype]
 
     def __repr__(self) -> str:
