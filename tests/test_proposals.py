@@ -211,7 +211,7 @@ class Returning(nn.Module):
     [
         (Returning(torch.zeros(1, 1000)), r"Returning returns no feature map.*\(1, 1000\)"),
         (Returning("text"), "Returning returns no feature map.*got str"),
-        (nn.Linear(7, 7), r"Linear to take an image \(1, 3, 64, 64\), it failed: RuntimeError"),
+        (nn.Linear(7, 7), r"Linear to take an image \(1, 3, 160, 160\), it failed: RuntimeError"),
         ("efficientnet_lite9", r"name of a timm model, got 'efficientnet_lite9'; did you mean"),
         (3.5, "expected a proposal name, an nn.Module or a callable, got float"),
     ],

@@ -81,13 +81,15 @@ class Proposal:
         if self.mean is None and "mean" in config and "std" in config:
             self.mean, self.std = check_statistics(tuple(config["mean"]), tuple(config["std"]))
         self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
-        example = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        side = self.size if self.size is not None and self.size != "input" else DEFAULT_SIZE
+        height, width = side if isinstance(side, tuple) else (int(side), int(side))
+        example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         try:
             self.net = cheapen(net.cpu().float() if self.named else net, self._call, example)
             features = getattr(self.net, self._call)(example)
         except Exception as error:
             raise ProposalError(
-                f"expected the proposal {self.name} to take an image (1, 3, 64, 64), "
+                f"expected the proposal {self.name} to take an image {tuple(example.shape)}, "
                 f"it failed: {type(error).__name__}: {_first_line(error)}"
             ) from error
         _check_map(features, self.name, getattr(net, "num_features", None))
