@@ -54,6 +54,19 @@ def test_folding_keeps_the_answer(name: str, left: int) -> None:
     assert not any(p.requires_grad for p in cheap.parameters())
 
 
+@pytest.mark.parametrize("size", [(64, 96), (65, 96), (75, 91), (33, 160), (160, 160)])
+def test_padding_of_tensorflow_networks(size: tuple[int, int]) -> None:
+    """Odd and even sizes at every stride: the map is timm's own."""
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    x = torch.randn(1, 3, *size)
+    cheap = cheapen(net, "forward_features", torch.randn(1, 3, 64, 64))
+    with torch.no_grad():
+        expected, answer = net.forward_features(x), cheap.forward_features(x)
+    assert not any(type(m).__name__ == "Conv2dSame" for m in cheap.modules())
+    assert answer.shape == expected.shape
+    assert (answer - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
 class SharedConvolution(nn.Module):
     """One convolution before two norms, and its output used beside a norm: must not be folded."""
 

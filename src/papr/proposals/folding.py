@@ -7,6 +7,7 @@ modules; and the result is compared with the original before it is used.
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -29,7 +30,7 @@ def cheapen(net: nn.Module, call: str, example: Tensor) -> nn.Module:
     with torch.no_grad():
         expected = getattr(plain, call)(example)
         best = plain
-        for step in (_fuse_branches, _fold_norms):
+        for step in (_fuse_branches, _fold_norms, _simplify_padding):
             candidate = step(copy.deepcopy(best), call, example)
             if _agree(getattr(candidate, call)(example), expected):
                 best = candidate
@@ -71,6 +72,36 @@ def _fold_norms(net: nn.Module, call: str, example: Tensor) -> nn.Module:
         rest = [module for module in rest if not isinstance(module, nn.Identity)]
         replacement = rest[0] if len(rest) == 1 else nn.Sequential(*rest)
         setattr(net.get_submodule(parent), leaf, replacement)
+    return net
+
+
+class SameConv2d(nn.Conv2d):
+    """timm's Conv2dSame (TensorFlow's padding) in terms that torch.compile can reason about.
+
+    How much is padded depends only on the size modulo the stride. timm's ceil and max of symbolic
+    sizes, five strides deep, cost a minute of compilation where image sizes vary.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
+        rows = self._padding(x.shape[-2], 0)
+        columns = self._padding(x.shape[-1], 1)
+        if rows or columns:
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def _padding(self, size: int, axis: int) -> int:
+        stride, reach = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        rest = size % stride
+        if rest == 0:
+            return max(reach - stride, 0)
+        return max(reach - (1 if stride == 2 else rest), 0)
+
+
+def _simplify_padding(net: nn.Module, call: str, example: Tensor) -> nn.Module:
+    for module in net.modules():
+        if type(module).__name__ == "Conv2dSame" and isinstance(module, nn.Conv2d):
+            module.__class__ = SameConv2d
     return net
 
 
