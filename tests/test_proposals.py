@@ -159,6 +159,20 @@ class TestForms:
         assert net.stem.weight.requires_grad
         assert norms(net) == 1
 
+    def test_fixed_input_size(self) -> None:
+        """A network that takes 224 px only serves a host of 224 px."""
+
+        class Fixed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 32, stride=32)
+                self.position = nn.Parameter(torch.randn(1, 4, 7, 7))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.conv(x) + self.position
+
+        assert papr.Proposal(Fixed()).scorer(CPU, torch.float32)(torch.rand(2, 3, 224, 224)).shape
+
     def test_pickles(self) -> None:
         proposal = papr.Proposal(TinyProposal(), size=32)
         again = pickle.loads(pickle.dumps(proposal))
@@ -223,6 +237,7 @@ class Returning(nn.Module):
     ("source", "message"),
     [
         (Returning(torch.zeros(1, 1000)), r"Returning returns no feature map.*\(1, 1000\)"),
+        (Returning(torch.zeros(1, 8, 2, 3, 3)), r"to return \(B, C, h, w\), got \(1, 8, 2, 3, 3\)"),
         (Returning("text"), "Returning returns no feature map.*got str"),
         (nn.Linear(7, 7), r"Linear to take an image \(1, 3, 160, 160\), it failed: RuntimeError"),
         ("efficientnet_lite9", r"name of a timm model, got 'efficientnet_lite9'; did you mean"),

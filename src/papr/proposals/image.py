@@ -81,17 +81,22 @@ class Proposal:
         if self.mean is None and "mean" in config and "std" in config:
             self.mean, self.std = check_statistics(tuple(config["mean"]), tuple(config["std"]))
         self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
-        side = self.size if self.size is not None and self.size != "input" else DEFAULT_SIZE
-        height, width = side if isinstance(side, tuple) else (int(side), int(side))
-        example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-        try:
-            self.net = cheapen(net.cpu().float() if self.named else net, self._call, example)
-            features = getattr(self.net, self._call)(example)
-        except Exception as error:
+        if self.named:
+            net = net.cpu().float()
+        errors = []
+        for example in _examples(self.size):
+            try:
+                self.net = cheapen(net, self._call, example)
+                features = getattr(self.net, self._call)(example)
+                break
+            except Exception as error:
+                errors.append((example, error))
+        else:
+            example, first = errors[0]
             raise ProposalError(
                 f"expected the proposal {self.name} to take an image {tuple(example.shape)}, "
-                f"it failed: {type(error).__name__}: {_first_line(error)}"
-            ) from error
+                f"it failed: {type(first).__name__}: {_first_line(first)}"
+            ) from first
         _check_map(features, self.name, getattr(net, "num_features", None))
 
     def scorer(
@@ -199,6 +204,18 @@ def _random(name: str) -> nn.Module:
     return net
 
 
+def _examples(size: Size) -> list[Tensor]:
+    """Images to try a network on: of the size it is to run at, or of the usual ones."""
+    if isinstance(size, tuple):
+        sizes = [size]
+    elif isinstance(size, int):
+        sizes = [(size, size)]
+    else:
+        sizes = [(DEFAULT_SIZE, DEFAULT_SIZE), (224, 224)]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 3, *shape, generator=generator) for shape in sizes]
+
+
 def _check_map(features: object, name: str, channels: int | None) -> None:
     """Refuse what is no feature map (B, C, h, w), and maps with channels last."""
     try:
@@ -206,6 +223,10 @@ def _check_map(features: object, name: str, channels: int | None) -> None:
     except ProposalError as error:
         raise ProposalError(f"the proposal {name} returns no feature map: {error}") from None
     assert isinstance(features, Tensor)
+    if features.ndim != 4:
+        raise ProposalError(
+            f"expected the proposal {name} to return (B, C, h, w), got {tuple(features.shape)}"
+        )
     if channels in features.shape[2:] and features.shape[1] != channels:
         raise ProposalError(
             f"expected the proposal {name} to return (B, {channels}, h, w), got "
