@@ -140,6 +140,22 @@ def test_compiled_in_parts(name: str, backend: CountingBackend) -> None:
 
 
 @torch.no_grad()
+def test_no_selection_outlives_its_pass(backend: CountingBackend) -> None:
+    """After whole passes, compiled and eager, tokens alone find nothing to be cut by."""
+    model = prune(CASES["augreg"].build(depth=1), 0.5)
+    x, tokens = torch.randn(2, 3, 64, 64, device=DEVICE), torch.randn(2, 65, 48, device=DEVICE)
+    torch.compile(model, fullgraph=True, backend=backend)(x)
+    with pytest.raises(papr.SelectionError, match="got tokens only"):
+        model.patch_drop(tokens)
+    model(x)
+    with pytest.raises(papr.SelectionError, match="got tokens only"):
+        model.patch_drop(tokens)
+    model.patch_drop.compile(fullgraph=True, backend=backend)
+    with pytest.raises(Exception, match="expected pixels to enter the host"):
+        model(x)
+
+
+@torch.no_grad()
 def test_eager_after_compiled_and_back(backend: CountingBackend) -> None:
     model = prune(CASES["augreg"].build(depth=1), 0.5)
     compiled = torch.compile(model, fullgraph=True, backend=backend)

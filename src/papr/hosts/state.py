@@ -57,7 +57,8 @@ class HostState:
     def _forget(self) -> None:
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
         self._local = threading.local()
-        self._shared: _Record | None = None
+        self._passing: _Record | None = None  # of a compiled pass, from its entry to its last cut
+        self._finished: _Record | None = None  # of the last compiled pass
 
     @property
     def dense(self) -> bool:
@@ -95,6 +96,7 @@ class HostState:
         if self.dense:
             everything = torch.arange(patches, device=pixels.device)
             self._put((everything.expand(pixels.shape[0], -1), None, grid))
+            self.take()  # there is no cut that would
             return
         if torch.compiler.is_compiling():
             scorer = self.scorer
@@ -118,12 +120,7 @@ class HostState:
         Raises:
             SelectionError: tokens came to a cut in a pass whose pixels never passed the entry.
         """
-        local = self._local
-        if torch.compiler.is_compiling() or not getattr(local, "pending", False):
-            record = self._shared
-        else:
-            record = local.record
-            local.pending = again
+        record = self._take_compiled(again) if self._is_compiled() else self._take_local(again)
         if record is None:
             raise SelectionError(
                 "expected pixels to enter the host before its tokens are cut, got tokens only: "
@@ -131,6 +128,21 @@ class HostState:
             )
         indices, scores, grid = record
         return Selection(indices, grid, scores)
+
+    def _is_compiled(self) -> bool:
+        """Whether the pass under way came in through compiled code, whatever runs now."""
+        return torch.compiler.is_compiling() or not getattr(self._local, "pending", False)
+
+    def _take_compiled(self, again: bool) -> _Record | None:
+        record = self._passing
+        if record is not None and not again:  # what was taken must not serve another pass
+            self._passing, self._finished = None, record
+        return record
+
+    def _take_local(self, again: bool) -> _Record | None:
+        record: _Record = self._local.record
+        self._local.pending = again
+        return record
 
     def last(self) -> Selection:
         """The selection of the last forward pass, of this thread where it ran eagerly.
@@ -141,8 +153,9 @@ class HostState:
         if not self.config.trace:
             raise SelectionError("expected trace=True to keep selections, got trace=False")
         local = self._local
-        eager_came_last = self._shared is None or self._shared is getattr(local, "seen", None)
-        record: _Record | None = getattr(local, "record", None) if eager_came_last else self._shared
+        compiled = self._finished
+        eager_came_last = compiled is None or compiled is getattr(local, "seen", None)
+        record: _Record | None = getattr(local, "record", None) if eager_came_last else compiled
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
         indices, scores, grid = record
@@ -155,11 +168,11 @@ class HostState:
 
     def _put(self, record: _Record) -> None:
         if torch.compiler.is_compiling():
-            self._shared = record
+            self._passing = record
             return
         local = self._local
         local.record, local.pending = record, True
-        local.seen = self._shared  # a compiled pass that comes later leaves another object there
+        local.seen = self._finished  # a compiled pass that comes later leaves another object there
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "proposal": self.proposal, "facts": self.facts}
