@@ -42,13 +42,17 @@ def test_mask(photographs: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     lines = [json.loads(x) for x in (tmp_path / "o" / "masks.jsonl").read_text().splitlines()]
     assert [Path(line["image"]).name for line in lines] == ["a.png", "a.png"]
-    assert [line["picture"] for line in lines] == ["a.png", "a-2.png"]
+    assert [line["picture"] for line in lines] == ["a-papr.png", "a-2-papr.png"]
     for line in lines:
         assert line["grid"] == [4, 6]
         assert len(line["kept"]) == 6
         with Image.open(tmp_path / "o" / line["picture"]) as picture:
             assert picture.size == (3 * 96 + 12, 64 + 22)
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["a-2.png", "a.png", "masks.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        "a-2-papr.png",
+        "a-papr.png",
+        "masks.jsonl",
+    ]
 
 
 def test_mask_kept_patches_are_as_they_were(photographs: Path, tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_mask_kept_patches_are_as_they_were(photographs: Path, tmp_path: Path) -
     )
     assert result.exit_code == 0
     line = json.loads((tmp_path / "o" / "masks.jsonl").read_text())
-    picture = torch.from_numpy(__import__("numpy").array(Image.open(tmp_path / "o" / "a.png")))
+    picture = torch.from_numpy(__import__("numpy").array(Image.open(tmp_path / "o" / "a-papr.png")))
     original, kept = picture[22:, :96], picture[22:, -96:]
     for index in range(24):
         y, x = index // 6 * 16, index % 6 * 16

@@ -224,7 +224,7 @@ def test_threads_do_not_see_each_other(case) -> None:
     inputs = [images(2) for _ in range(2)]
     with torch.no_grad():
         expected = [model(x) for x in inputs]
-    barrier = threading.Barrier(2)
+    barrier = threading.Barrier(2, timeout=60)
     wrong: list[int] = []
 
     def run(which: int) -> None:

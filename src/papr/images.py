@@ -16,6 +16,9 @@ from papr.significance import to_grid
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
+_LONGEST = 32  # sides; beyond, resizing a line of pixels would fill the memory
+
+
 class ImageError(PaprError, ValueError):
     """A file is not an image that can be read."""
 
@@ -48,7 +51,10 @@ def load_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits: convert() would cut them off at 255
+                upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8))
+            return upright.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise ImageError(f"cannot read the image {path}: {error}") from None
     except Image.DecompressionBombError as error:
@@ -64,6 +70,10 @@ def fit(image: Image.Image, size: int, patch: int, square: bool = False) -> Imag
         patch: the patch's side, in pixels.
         square: crop to size x size instead.
     """
+    if max(image.size) > _LONGEST * min(image.size):
+        raise ImageError(
+            f"expected an image at most {_LONGEST} times as long as wide, got {image.size}"
+        )
     scale = size / min(image.size)
     resized = image.resize(
         (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC

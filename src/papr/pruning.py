@@ -88,10 +88,11 @@ def prune(
     for path, _ in sites:
         check_graftable(host, path)
 
+    state.settle(host.get_submodule(plan.entry[0]))  # the last thing that can fail
+
     ungraft(host)
     for path, behaviour in sites:
         graft(host, path, behaviour, state)
-    state.settle(host.get_submodule(plan.entry[0]))
     return model
 
 
@@ -106,6 +107,11 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
             f"cannot prune {type(host).__name__}: expected 3 input channels for the proposal "
             f"{proposal.name}, got {facts.channels}; give proposal=a callable pixels -> "
             "scores (B, h, w)"
+        )
+    if proposal.function is not None and config.proposal_size is not None:
+        raise ConfigError(
+            "expected no proposal_size for a callable, which gets the host's pixels as they are, "
+            f"got {config.proposal_size!r}"
         )
     known = facts.mean is not None or proposal.mean is None
     if not known and not config.reference and config.keep < 1:

@@ -15,6 +15,8 @@ from papr.files import atomic, write_image
 from papr.images import ImageError, find_images, fit, load_image, select_patches, to_pixels
 from papr.proposals import Proposal
 
+_SUFFIX = "-papr.png"  # so that no photograph of the user's is overwritten
+
 
 def mask(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
@@ -50,8 +52,8 @@ def mask(
         for path, name in bar.track(list(zip(paths, _names(paths), strict=True))):
             try:
                 photograph = fit(load_image(path), size, patch)
-            except ImageError as error:
-                broken.append(str(error))
+            except (ImageError, MemoryError) as error:
+                broken.append(str(error) or f"cannot read the image {path}: out of memory")
                 continue
             pixels = to_pixels(photograph)
             with torch.inference_mode():
@@ -64,10 +66,10 @@ def mask(
                     (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
                 ]
             )
-            write_image(out_dir / f"{name}.png", picture)
+            write_image(out_dir / f"{name}{_SUFFIX}", picture)
             line = {
                 "image": str(path),
-                "picture": f"{name}.png",
+                "picture": f"{name}{_SUFFIX}",
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),

@@ -51,7 +51,8 @@ class BiasedAttention(Site):
         index: Tensor = self.relative_position_index  # type: ignore[attr-defined]
         table: Tensor = self.relative_position_bias_table  # type: ignore[attr-defined]
         pairs = index[kept.unsqueeze(2), kept.unsqueeze(1)]  # (B, 1 + K, 1 + K)
-        bias = table[pairs].permute(0, 3, 1, 2)  # (B, heads, 1 + K, 1 + K)
+        # contiguous, or no fused attention kernel on a GPU takes it: (B, heads, 1 + K, 1 + K)
+        bias = table[pairs].permute(0, 3, 1, 2).contiguous()
         bias = bias if shared is None else bias + shared
         return super().forward(x, shared_rel_pos_bias=bias)  # type: ignore[misc]
 
@@ -68,7 +69,7 @@ def with_class_token(indices: Tensor) -> Tensor:
 
 def gather_bias(bias: Tensor, kept: Tensor) -> Tensor:
     """A bias (heads, 1 + N, 1 + N), both axes by (B, 1 + K): to (B, heads, 1 + K, 1 + K)."""
-    return bias[:, kept.unsqueeze(2), kept.unsqueeze(1)].transpose(0, 1)
+    return bias[:, kept.unsqueeze(2), kept.unsqueeze(1)].transpose(0, 1).contiguous()
 
 
 def plan(model: nn.Module) -> Plan:

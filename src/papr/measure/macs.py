@@ -5,6 +5,7 @@ do (they print MACs as FLOPs). Norms, activations, softmax and resizing are not.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,15 +75,16 @@ def _unfused() -> Iterator[None]:
 @contextlib.contextmanager
 def _proposal_spans(counter: FlopCounterMode) -> Iterator[list[int]]:
     """What the counter counted inside each outermost module with the role "proposal"."""
+    here = threading.get_ident()  # the hooks are global: other threads run models too
     open_at: list[int] = []
     spans: list[int] = []
 
     def enter(module: nn.Module, args: Any) -> None:
-        if getattr(module, "role", None) == "proposal":
+        if threading.get_ident() == here and getattr(module, "role", None) == "proposal":
             open_at.append(counter.get_total_flops())
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if getattr(module, "role", None) == "proposal":
+        if threading.get_ident() == here and getattr(module, "role", None) == "proposal":
             start = open_at.pop()
             if not open_at:
                 spans.append(counter.get_total_flops() - start)

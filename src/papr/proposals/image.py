@@ -19,7 +19,7 @@ from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
 from papr.significance import channel_mean
 
 #: Shorter side, in pixels, at which a named network looks unless told otherwise. Measured:
-#: benchmarks/results/proposal_size.json.
+#: benchmarks/results/masked_accuracy.json.
 DEFAULT_SIZE = 160
 
 Source = str | nn.Module | Callable[[Tensor], Tensor]
@@ -81,8 +81,7 @@ class Proposal:
         if self.mean is None and "mean" in config and "std" in config:
             self.mean, self.std = check_statistics(tuple(config["mean"]), tuple(config["std"]))
         self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
-        if self.named:
-            net = net.cpu().float()
+        net = copy.deepcopy(net).cpu().float()
         errors = []
         for example in _examples(self.size):
             try:
@@ -142,7 +141,9 @@ class Proposal:
         with self._lock:  # DataParallel asks from several threads at once
             if (device, dtype) not in self._replicas:
                 net = copy.deepcopy(self.net).to(device=device, dtype=dtype)
-                self._replicas[device, dtype] = net.to(memory_format=torch.channels_last)
+                for weight in (p for p in net.parameters() if p.ndim == 4):
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+                self._replicas[device, dtype] = net
             return self._replicas[device, dtype]
 
     def __repr__(self) -> str:

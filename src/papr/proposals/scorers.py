@@ -63,7 +63,13 @@ class NetScorer(Scorer):
         if self.scale is not None and self.shift is not None:
             x = torch.addcmul(self.shift, x, self.scale)
         x = x.contiguous(memory_format=torch.channels_last)
-        return channel_mean(getattr(self.net, self.call)(x))
+        scores = channel_mean(getattr(self.net, self.call)(x))
+        if scores.shape[0] != pixels.shape[0]:
+            raise ProposalError(
+                f"expected the proposal to return a map for each of {pixels.shape[0]} images, "
+                f"got {describe(scores)}"
+            )
+        return scores
 
 
 class CallableScorer(Scorer):

@@ -29,9 +29,10 @@ def drop(tokens: Tensor, selection: Selection, prefix_tokens: int = 0) -> Tensor
         SelectionError: the tokens are not those of the selection's grid.
     """
     expected = prefix_tokens + math.prod(selection.grid)
-    if tokens.ndim != 3 or tokens.shape[1] != expected:
+    batch = selection.indices.shape[0]
+    if tokens.ndim != 3 or tokens.shape[1] != expected or tokens.shape[0] != batch:
         raise SelectionError(
-            f"expected tokens (B, {expected}, C): {prefix_tokens} prefix tokens and the patches "
+            f"expected tokens ({batch}, {expected}, C): {prefix_tokens} prefix tokens and patches "
             f"of the grid {selection.grid}, got {describe(tokens)}"
         )
     return gather(tokens, selection.indices, prefix_tokens)
