@@ -13,6 +13,7 @@ from torch import nn
 
 import papr
 from papr.errors import ConfigError, SelectionError, UnsupportedModelError
+from papr.reducers.drop import drop
 from tiny import CASES, prune
 
 
@@ -201,6 +202,33 @@ def test_unknown_statistics_are_said_and_known_ones_not() -> None:
         papr.prune(timm.create_model("vit_tiny_patch16_224"))
         papr.prune(CASES["augreg"].build(), mean=(0.5,) * 3, std=(0.5,) * 3)
         papr.prune(CASES["augreg"].build(), reference=True)
+
+
+def test_a_proposal_that_cannot_be_moved_fails_before_anything_is_changed(monkeypatch) -> None:
+    model = prune(CASES["augreg"].build(), 0.25)
+
+    def no_room(*args: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(papr.Proposal, "_replica", no_room)
+    with pytest.raises(MemoryError):
+        prune(model, 0.5)
+    monkeypatch.undo()
+    model(torch.randn(1, 3, 64, 64))
+    assert papr.selection(model).indices.shape == (1, 16)
+
+
+def test_maps_and_tokens_of_another_batch_are_refused() -> None:
+    class Averaging(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(0, keepdim=True)
+
+    model = papr.prune(CASES["augreg"].build(), 0.5, Averaging())
+    with pytest.raises(papr.ProposalError, match="a map for each of 3 images"):
+        model(torch.randn(3, 3, 64, 64))
+    chosen = papr.select(torch.randn(2, 4, 4), 8)
+    with pytest.raises(SelectionError, match=r"expected tokens \(2, 17, C\)"):
+        drop(torch.randn(5, 17, 3), chosen, 1)
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 64, 64, 1)])

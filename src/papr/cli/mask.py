@@ -43,9 +43,7 @@ def mask(
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
     who_size = parse_size(proposal_size)
-    paths = [
-        path for path in find_images(images) if out_dir.resolve() not in path.resolve().parents
-    ]
+    paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
     who = Proposal(proposal)
     broken: list[str] = []
     with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
