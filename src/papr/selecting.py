@@ -109,10 +109,15 @@ def select(scores: Tensor, count: int) -> Selection:
 def top_indices(scores: Tensor, count: int) -> Tensor:
     """The indices of the `count` highest scores, ascending, (B, *grid) to (B, count) int64.
 
-    A stable sort rather than `topk`, which promises nothing about ties.
+    A stable sort rather than `topk`, which promises nothing about ties, except in ONNX: that has
+    no stable sort, but its TopK is defined to put the lower of two equal elements' indices first.
     """
-    order = scores.float().flatten(1).sort(dim=1, descending=True, stable=True).indices
-    return order[:, :count].sort(dim=1).values
+    flat = scores.float().flatten(1)
+    if torch.onnx.is_in_onnx_export():
+        order = flat.topk(count, dim=1).indices
+    else:
+        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return order.sort(dim=1).values
 
 
 def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:
