@@ -16,6 +16,7 @@ DEFAULT_PROPOSAL = "efficientnet_lite0"
 #: an int for the shorter side in pixels, a pair for (height, width).
 Size = None | str | int | tuple[int, int]
 Triple = tuple[float, float, float]
+ATTENTION = ("dense", "kept")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class PruneConfig:
         mean: the host's input mean for pixels in [0, 1], where it cannot be read off the model.
         std: the host's input standard deviation, likewise.
         trace: keep the last forward's selection for `papr.selection`.
+        stages: of a hierarchical host (Swin, ConvNeXt), the stages that are pruned, counted from
+            0; None for all.
+        attention: of a Swin host, "dense" (the paper's: only MLPs skip) or "kept" (tokens that
+            are not selected take no part in window attention either, neither as queries nor as
+            keys; faster, and further from the dense model).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -51,6 +57,8 @@ class PruneConfig:
     mean: Triple | None = None
     std: Triple | None = None
     trace: bool = True
+    stages: tuple[int, ...] | None = None
+    attention: str = "dense"
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -58,6 +66,9 @@ class PruneConfig:
         mean, std = check_statistics(self.mean, self.std)
         _set(self, "mean", mean)
         _set(self, "std", std)
+        _set(self, "stages", check_stages(self.stages))
+        if self.attention not in ATTENTION:
+            raise ConfigError(f'expected attention "dense" or "kept", got {self.attention!r}')
         for name in ("reference", "trace"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -111,6 +122,20 @@ def check_keep(keep: object) -> float:
     if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < float(keep) <= 1:
         raise ConfigError(f"expected 0 < keep <= 1, got {keep!r}")
     return float(keep)
+
+
+def check_stages(stages: object) -> tuple[int, ...] | None:
+    """Stage numbers as a sorted tuple, None for all, or ConfigError."""
+    if stages is None:
+        return None
+    numbers = list(stages) if isinstance(stages, Sequence) and not isinstance(stages, str) else []
+    counts = [n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+    if not counts or len(set(counts)) != len(numbers):
+        raise ConfigError(
+            "expected stages to be distinct numbers counted from 0, or None for all, "
+            f"got {stages!r}"
+        )
+    return tuple(sorted(counts))
 
 
 def check_size(size: object, name: str) -> Size:

@@ -16,6 +16,7 @@ from torch import nn
 from papr.errors import UnsupportedModelError
 
 _STATE = "_papr"
+_STAGE = "_papr_stage"
 
 
 class Grafted:
@@ -26,6 +27,7 @@ class Grafted:
     """
 
     _papr: Any
+    _papr_stage: int | None
     _papr_base: type[nn.Module]
     _papr_behaviour: type["Grafted"]
 
@@ -100,7 +102,9 @@ def _locate(root: nn.Module, path: str) -> tuple[nn.Module, str]:
     return parent, name
 
 
-def graft(root: nn.Module, path: str, behaviour: type[Grafted], state: object) -> None:
+def graft(
+    root: nn.Module, path: str, behaviour: type[Grafted], state: object, stage: int | None = None
+) -> None:
     """Give the module at `path` below `root` a behaviour.
 
     Args:
@@ -108,6 +112,7 @@ def graft(root: nn.Module, path: str, behaviour: type[Grafted], state: object) -
         path: dotted path of a leaf module, or of a slot holding None.
         behaviour: subclass of Grafted to put before the module's class.
         state: what the behaviour finds in `self._papr`.
+        stage: what it finds in `self._papr_stage`.
     """
     parent, name = _locate(root, path)
     module = getattr(parent, name)
@@ -116,7 +121,7 @@ def graft(root: nn.Module, path: str, behaviour: type[Grafted], state: object) -
         vars(parent).pop(name, None)
         parent.add_module(name, module.train(parent.training))
     module.__class__ = _subclass(behaviour, type(module))
-    vars(module)[_STATE] = state
+    vars(module).update({_STATE: state, _STAGE: stage})
 
 
 def ungraft(root: nn.Module) -> None:
@@ -136,7 +141,7 @@ def ungraft(root: nn.Module) -> None:
 def _restore(module: nn.Module) -> None:
     if isinstance(module, Grafted):
         module.__class__ = module._papr_base  # type: ignore[assignment]
-        del vars(module)[_STATE]
+        del vars(module)[_STATE], vars(module)[_STAGE]
 
 
 def states(root: nn.Module) -> list[Any]:

@@ -1,6 +1,6 @@
 """What a user calls: prune, unprune, is_pruned, selection, supported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, Size, Triple
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
-from papr.hosts import Plan, find_plan
+from papr.hosts import Cut, Plan, find_plan
 from papr.hosts.state import HostState, warn_unknown_statistics
 from papr.proposals import Proposal, as_proposal
 from papr.selecting import Selection
@@ -45,6 +45,8 @@ def prune(
     mean: Triple | None = None,
     std: Triple | None = None,
     trace: bool = True,
+    stages: Sequence[int] | None = None,
+    attention: str = "dense",
 ) -> Model:
     """Make a vision model look only at the patches that a small ConvNet finds significant.
 
@@ -64,6 +66,9 @@ def prune(
         mean: input mean of the host for pixels in [0, 1], where timm does not know it.
         std: input standard deviation of the host, likewise.
         trace: keep the last forward's selection for `papr.selection`.
+        stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.
+        attention: of Swin, "dense" as in the paper, or "kept": patches that are not selected take
+            no part in window attention either. Faster, and further from the dense model.
 
     Returns:
         `model`, the same object.
@@ -74,25 +79,25 @@ def prune(
         ProposalError: the proposal cannot be loaded or returns no feature map.
         In each case the model is as it was before the call.
     """
-    given = (proposal, proposal_size, reference, mean, std, trace)
+    given = (proposal, proposal_size, reference, mean, std, trace, stages, attention)
     if isinstance(keep, PruneConfig):
-        if given != (DEFAULT_PROPOSAL, None, False, None, None, True):
+        if given != (DEFAULT_PROPOSAL, None, False, None, None, True, None, "dense"):
             raise ConfigError("expected a PruneConfig or single options, got both")
         config = keep
     else:
-        config = PruneConfig(keep, *given)
+        config = PruneConfig(keep, *given)  # type: ignore[arg-type]  # checked there
     host = unwrap(model)
     plan = find_plan(host)
     state = _prepare(host, config, plan)
-    sites = [plan.entry, *([] if state.dense else plan.cuts)]
-    for path, _ in sites:
-        check_graftable(host, path)
+    sites = [Cut(*plan.entry), *_cuts(plan, state)]
+    for site in sites:
+        check_graftable(host, site.path)
 
     state.settle(host.get_submodule(plan.entry[0]))  # the last thing that can fail
 
     ungraft(host)
-    for path, behaviour in sites:
-        graft(host, path, behaviour, state)
+    for path, behaviour, stage in sites:
+        graft(host, path, behaviour, state, stage)
     return model
 
 
@@ -113,10 +118,36 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
             "expected no proposal_size for a callable, which gets the host's pixels as they are, "
             f"got {config.proposal_size!r}"
         )
+    _check_stages(host, config, plan)
     known = facts.mean is not None or proposal.mean is None
     if not known and not config.reference and config.keep < 1:
         warn_unknown_statistics(host, proposal)
     return HostState(config, proposal, facts)
+
+
+def _check_stages(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
+    """Refuse options that this host has no use for."""
+    count = plan.facts.stages
+    if config.stages is not None and max(config.stages) >= count:
+        has = f"{count} stages, 0 to {count - 1}" if count else "no stages: its tokens drop once"
+        raise ConfigError(
+            f"expected stages that {type(host).__name__} has, got {config.stages}; it has {has}"
+        )
+    if config.attention == "kept" and plan.kept_attention is None:
+        raise ConfigError(
+            f'expected attention="dense" for a {plan.family}, got "kept": that is for Swin, where '
+            "pruned patches stay on the grid"
+        )
+
+
+def _cuts(plan: Plan, state: HostState) -> list[Cut]:
+    """The sites beyond the entry that this configuration grafts."""
+    if state.dense:
+        return []
+    kept_attention = state.config.attention == "kept" and plan.kept_attention is not None
+    cuts = plan.kept_attention if kept_attention else plan.cuts
+    assert cuts is not None
+    return [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]
 
 
 def unprune(model: Model) -> Model:
@@ -133,20 +164,25 @@ def is_pruned(model: nn.Module) -> bool:
     return bool(states(unwrap(model)))
 
 
-def selection(model: nn.Module) -> Selection:
+def selection(model: nn.Module, stage: int | None = None) -> Selection:
     """Which patches the last forward pass kept.
 
     Of this thread's last pass where it ran eagerly; of the last one to finish where it was
     compiled. Costs nothing until asked: the tensors stay on their device.
 
+    Args:
+        model: a pruned model.
+        stage: of Swin and ConvNeXt, which stage's selection; None for the first pruned one.
+
     Raises:
-        SelectionError: the model is not pruned, has not run yet, or was pruned with trace=False.
+        SelectionError: the model is not pruned, has not run yet, was pruned with trace=False, or
+            does not prune that stage.
     """
     found = states(unwrap(model))
     if not found:
         raise SelectionError(f"expected a pruned model, got a {type(model).__name__} that is not")
     state: HostState = found[0]
-    return state.last()
+    return state.last(stage)
 
 
 def supported(model: nn.Module) -> Support:
@@ -156,7 +192,7 @@ def supported(model: nn.Module) -> Support:
     """
     try:
         plan = find_plan(unwrap(model))
-        for path, _ in (plan.entry, *plan.cuts):
+        for path in (plan.entry[0], *(cut.path for cut in plan.cuts)):
             check_graftable(unwrap(model), path)
     except PaprError as error:
         return Support(False, reason=str(error))

@@ -137,3 +137,27 @@ def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:
         prefix = torch.arange(prefix_tokens, device=indices.device).expand(indices.shape[0], -1)
         indices = torch.cat([prefix, indices + prefix_tokens], dim=1)
     return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def take_rows(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Selected rows of a sequence, (B, N, C) and (B, K) to (B, K, C).
+
+    By one index over the whole batch: rows are then copied whole, several times faster on a CPU
+    than `gather`, whose index counts elements.
+    """
+    batch, kept = indices.shape
+    rows = tokens.reshape(-1, tokens.shape[-1]).index_select(0, _flat(indices, tokens.shape[1]))
+    return rows.view(batch, kept, tokens.shape[-1])
+
+
+def put_rows(kept: Tensor, indices: Tensor, into: Tensor) -> Tensor:
+    """`into` (B, N, C) with its rows at `indices` (B, K) replaced by `kept` (B, K, C)."""
+    batch, patches, channels = into.shape
+    rows = kept.reshape(-1, channels)
+    flat = into.reshape(-1, channels).index_copy(0, _flat(indices, patches), rows)
+    return flat.view(batch, patches, channels)
+
+
+def _flat(indices: Tensor, patches: int) -> Tensor:
+    first = torch.arange(indices.shape[0], device=indices.device) * patches
+    return (indices + first.unsqueeze(1)).flatten()

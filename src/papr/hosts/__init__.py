@@ -7,6 +7,7 @@ unless the model comes from it.
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -14,6 +15,17 @@ from papr.errors import UnsupportedModelError
 from papr.graft import Grafted
 from papr.hosts.refused import REFUSED
 from papr.hosts.state import HostFacts
+
+
+class Cut(NamedTuple):
+    """A site: dotted path, behaviour, and its stage where the host has stages.
+
+    Sites of a stage that is not pruned are left alone.
+    """
+
+    path: str
+    behaviour: type[Grafted]
+    stage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,15 @@ class Plan:
         entry: dotted path of the module the pixels come in at, and its behaviour.
         cuts: the other sites; left alone at keep = 1.
         facts: what else pruning must know of the host.
+        kept_attention: the other sites with attention="kept"; None where the host has no such
+            mode.
     """
 
     family: str
     entry: tuple[str, type[Grafted]]
-    cuts: tuple[tuple[str, type[Grafted]], ...]
+    cuts: tuple[Cut, ...]
     facts: HostFacts
+    kept_attention: tuple[Cut, ...] | None = None
 
 
 #: Qualified class name -> the module whose `plan(model)` knows how to cut it.
@@ -40,6 +55,9 @@ FAMILIES = {
     "timm.models.eva.Eva": "papr.hosts.timm_eva",
     "timm.models.cait.Cait": "papr.hosts.timm_cait",
     "timm.models.beit.Beit": "papr.hosts.timm_beit",
+    "timm.models.swin_transformer.SwinTransformer": "papr.hosts.timm_swin",
+    "timm.models.swin_transformer_v2.SwinTransformerV2": "papr.hosts.timm_swin",
+    "timm.models.convnext.ConvNeXt": "papr.hosts.timm_convnext",
 }
 
 

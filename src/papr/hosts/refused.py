@@ -24,9 +24,6 @@ REFUSED = {
     "CoaT": _GRID,
     "SwinTransformerV2Cr": "its grid stays dense: it needs skipping, which papr does not do yet",
     "Hiera": "it pools mask units in space, which papr does not follow yet",
-    "SwinTransformer": "its grid stays dense: it needs skipping, which papr does not do yet",
-    "SwinTransformerV2": "its grid stays dense: it needs skipping, which papr does not do yet",
-    "ConvNeXt": "its grid stays dense: it needs skipping, which papr does not do yet",
     "FeatureGetterNet": (
         "features_only models return dense feature maps of every patch; prune the classification "
         "model instead"

@@ -55,6 +55,10 @@ class TimmEntry(Entry):
         height, width = self.feat_ratio(as_scalar=False)  # type: ignore[attr-defined]
         return (rows, columns), (rows * height, columns * width)
 
+
+class TimmDropEntry(TimmEntry):
+    """The same where tokens are dropped."""
+
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Refuse while pruned: in timm only dense features ask, to reshape tokens to the grid.
 

@@ -3,6 +3,7 @@
 import math
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from papr.proposals.scorers import Scorer
 from papr.selecting import Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
-_Record = tuple[Tensor, Tensor | None, tuple[int, ...]]  # indices, scores, grid
+Grid = tuple[int, ...]
+_Stage = tuple[Tensor, Tensor | None, Grid]  # indices, scores, grid
+_Record = tuple[_Stage | None, ...]  # of one pass, by stage; None where a stage is left dense
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class HostFacts:
         mean: what the host's pixels were normalised with, for pixels in [0, 1]; None if unknown.
         std: likewise.
         channels: how many channels the host's pixels have.
+        pyramid: of a hierarchical host, the patch grid of the first stage to the grids of all;
+            a function that pickles. None where there is one grid.
+        stages: how many stages a hierarchical host has, 0 for others.
     """
 
     prefix_tokens: int
@@ -36,6 +42,8 @@ class HostFacts:
     channels: int = 3
     mean: Triple | None = None
     std: Triple | None = None
+    pyramid: Callable[[Grid], tuple[Grid, ...]] | None = None
+    stages: int = 0
 
 
 class HostState:
@@ -44,7 +52,8 @@ class HostState:
     The selection travels from the entry to the cut of the same forward pass: through a
     thread-local in eager mode, so that two threads on one model do not see each other's, and
     through a plain attribute in compiled code, where the whole pass is one graph and the
-    attribute never outlives the trace.
+    attribute never outlives the trace. A block that gradient checkpointing runs again in the
+    backward pass, perhaps in another thread, finds it with its input (`carry`).
     """
 
     def __init__(self, config: PruneConfig, proposal: Proposal, facts: HostFacts) -> None:
@@ -92,11 +101,10 @@ class HostState:
             grid: the host's patch grid for these pixels.
             entry: the module the pixels came in at.
         """
-        patches = math.prod(grid)
         if self.dense:
-            everything = torch.arange(patches, device=pixels.device)
-            self._put((everything.expand(pixels.shape[0], -1), None, grid))
-            self.take()  # there is no cut that would
+            everything = torch.arange(math.prod(grid), device=pixels.device)
+            self._put(((everything.expand(pixels.shape[0], -1), None, grid),))
+            self.finish()  # there is no cut that would
             return
         if torch.compiler.is_compiling():
             scorer = self.scorer
@@ -106,49 +114,97 @@ class HostState:
         assert scorer is not None
         raw = scorer(pixels)
         check_scores(raw)
+        grids = (grid,) if self.facts.pyramid is None else self.facts.pyramid(grid)
+        self._put(
+            tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in enumerate(grids))
+        )
+
+    def prunes(self, stage: int) -> bool:
+        """Whether a stage of a hierarchical host is pruned (the only one of others always is)."""
+        return self.config.stages is None or stage in self.config.stages
+
+    def _rank(self, raw: Tensor, grid: Grid) -> _Stage:
         scores = to_grid(raw, grid)
         counted = self.config.reference and self.facts.class_token
-        indices = top_indices(scores, kept_count(self.config.keep, patches, counted))
-        self._put((indices, scores if self.config.trace else None, grid))
+        count = kept_count(self.config.keep, math.prod(grid), counted)
+        return top_indices(scores, count), scores if self.config.trace else None, grid
 
-    def take(self, again: bool = False) -> Selection:
+    def take(self, again: bool = False, stage: int = 0) -> Selection:
         """The selection of the forward pass that is under way, for a site to act on.
 
         Args:
-            again: another site of the same pass will ask too.
+            again: another site of the same pass will ask too; the last one calls `finish`.
+            stage: of a hierarchical host, which stage's.
 
         Raises:
             SelectionError: tokens came to a cut in a pass whose pixels never passed the entry.
         """
-        record = self._take_compiled(again) if self._is_compiled() else self._take_local(again)
-        if record is None:
+        record = self._under_way()
+        part = None if record is None else record[stage]
+        if part is None:
             raise SelectionError(
                 "expected pixels to enter the host before its tokens are cut, got tokens only: "
                 "call the whole model, or papr.unprune it first"
             )
-        indices, scores, grid = record
+        if not again:
+            self.finish()
+        indices, scores, grid = part
         return Selection(indices, grid, scores)
+
+    def finish(self) -> None:
+        """No site of this pass will ask again: what it took must not serve another pass."""
+        if not self._is_compiled():
+            self._local.pending = False
+        elif self._passing is not None:
+            self._passing, self._finished = None, self._passing
+
+    def _under_way(self) -> _Record | None:
+        if self._is_compiled():
+            return self._passing
+        task, record = getattr(self._local, "recomputed", (_NO_BACKWARD, None))
+        if task == _backward_task() != _NO_BACKWARD:
+            return record
+        return getattr(self._local, "record", None)
 
     def _is_compiled(self) -> bool:
         """Whether the pass under way came in through compiled code, whatever runs now."""
-        return torch.compiler.is_compiling() or not getattr(self._local, "pending", False)
+        if torch.compiler.is_compiling():
+            return True
+        return _backward_task() == _NO_BACKWARD and not getattr(self._local, "pending", False)
 
-    def _take_compiled(self, again: bool) -> _Record | None:
-        record = self._passing
-        if record is not None and not again:  # what was taken must not serve another pass
-            self._passing, self._finished = None, record
-        return record
+    def carry(self, tokens: Tensor) -> None:
+        """Let the selection travel with a block's input, for a checkpoint of that block.
 
-    def _take_local(self, again: bool) -> _Record | None:
-        record: _Record = self._local.record
-        self._local.pending = again
-        return record
-
-    def last(self) -> Selection:
-        """The selection of the last forward pass, of this thread where it ran eagerly.
+        In the backward pass that runs the block again, which may be another thread's and come
+        after other forward passes, the input brings the selection back.
 
         Raises:
-            SelectionError: there was none, tracing is off, or the last pass was an export.
+            SelectionError: a reentrant checkpoint, which gives the block another input.
+        """
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        task = _backward_task()
+        if task == _NO_BACKWARD:
+            tokens._papr_carried = (self, self._under_way())  # type: ignore[attr-defined]
+            return
+        owner, record = getattr(tokens, "_papr_carried", (None, None))
+        if owner is self:
+            self._local.recomputed = (task, record)
+        elif getattr(self._local, "recomputed", (_NO_BACKWARD, None))[0] != task:
+            raise SelectionError(
+                "expected a checkpoint with use_reentrant=False around a block of a pruned host, "
+                "got one that loses the block's input"
+            )
+
+    def last(self, stage: int | None = None) -> Selection:
+        """The selection of the last forward pass, of this thread where it ran eagerly.
+
+        Args:
+            stage: of a hierarchical host; None for the first stage that is pruned.
+
+        Raises:
+            SelectionError: there was none, tracing is off, the last pass was an export, or the
+                stage is not pruned.
         """
         if not self.config.trace:
             raise SelectionError("expected trace=True to keep selections, got trace=False")
@@ -158,7 +214,12 @@ class HostState:
         record: _Record | None = getattr(local, "record", None) if eager_came_last else compiled
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
-        indices, scores, grid = record
+        pruned = [i for i, part in enumerate(record) if part is not None]
+        if stage is not None and stage not in pruned:
+            raise SelectionError(f"expected a stage among {pruned}, got {stage!r}")
+        part = record[pruned[0] if stage is None else stage]
+        assert part is not None
+        indices, scores, grid = part
         if type(indices) is not Tensor:
             raise SelectionError(
                 "expected a forward pass before its selection, got one that was only traced "
@@ -171,6 +232,10 @@ class HostState:
             self._passing = record
             return
         local = self._local
+        task = _backward_task()
+        if task != _NO_BACKWARD:  # the whole model was checkpointed and runs again
+            local.recomputed = (task, record)
+            return
         local.record, local.pending = record, True
         local.seen = self._finished  # a compiled pass that comes later leaves another object there
 
@@ -180,6 +245,14 @@ class HostState:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, scorer=None)
         self._forget()
+
+
+_NO_BACKWARD = -1
+
+
+def _backward_task() -> int:
+    """Which backward pass this thread is in, -1 outside; what PyTorch's checkpoints go by too."""
+    return torch._C._current_graph_task_id()
 
 
 def warn_unknown_statistics(model: nn.Module, proposal: Proposal) -> None:

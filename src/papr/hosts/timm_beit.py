@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from papr.graft import Filler
-from papr.hosts import Plan
-from papr.hosts.sites import DropCut, Site, TimmEntry
+from papr.hosts import Cut, Plan
+from papr.hosts.sites import DropCut, Site, TimmDropEntry
 from papr.hosts.timm_common import read_facts
 
 
@@ -80,10 +80,11 @@ def plan(model: nn.Module) -> Plan:
         if block.attn.relative_position_bias_table is not None
     ]
     shared = getattr(model, "rel_pos_bias", None) is not None
-    cuts: list[tuple[str, type[Site]]] = [(path, BiasedAttention) for path in own]
+    cuts = [Cut(path, BiasedAttention) for path in own]
     if own or shared:
-        cuts += [("pos_drop", CutBeforeBias), ("rel_pos_bias", CarriedBias if own else SharedBias)]
+        bias = CarriedBias if own else SharedBias
+        cuts += [Cut("pos_drop", CutBeforeBias), Cut("rel_pos_bias", bias)]
     else:
-        cuts.append(("pos_drop", DropCut))
+        cuts.append(Cut("pos_drop", DropCut))
     facts = read_facts(model, prefix_tokens=1, class_token=True)
-    return Plan("timm Beit", ("patch_embed", TimmEntry), tuple(cuts), facts)
+    return Plan("timm Beit", ("patch_embed", TimmDropEntry), tuple(cuts), facts)

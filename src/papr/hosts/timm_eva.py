@@ -6,8 +6,8 @@ tables itself, those that differ by depth too.
 
 from torch import Tensor, nn
 
-from papr.hosts import Plan
-from papr.hosts.sites import Site, TimmEntry
+from papr.hosts import Cut, Plan
+from papr.hosts.sites import Site, TimmDropEntry
 from papr.hosts.timm_vit import plan as plan_vit
 from papr.reducers.drop import drop
 
@@ -24,4 +24,5 @@ class IndexedCut(Site):
 def plan(model: nn.Module) -> Plan:
     """Cut an Eva."""
     facts = plan_vit(model).facts
-    return Plan("timm Eva", ("patch_embed", TimmEntry), (("patch_drop", IndexedCut),), facts)
+    cuts = (Cut("patch_drop", IndexedCut),)
+    return Plan("timm Eva", ("patch_embed", TimmDropEntry), cuts, facts)

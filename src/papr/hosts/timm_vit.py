@@ -5,8 +5,8 @@ Tokens are cut at `patch_drop`, which stands between the position embedding and 
 
 from torch import Tensor, nn
 
-from papr.hosts import Plan
-from papr.hosts.sites import Site, TimmEntry
+from papr.hosts import Cut, Plan
+from papr.hosts.sites import Site, TimmDropEntry
 from papr.hosts.timm_common import read_facts
 from papr.reducers.drop import drop
 
@@ -24,5 +24,5 @@ def plan(model: nn.Module) -> Plan:
     prefix_tokens: int = model.num_prefix_tokens  # type: ignore[assignment]
     has_class_token = getattr(model, "cls_token", None) is not None
     facts = read_facts(model, prefix_tokens, has_class_token)
-    cuts = (("patch_drop", PatchDropCut),)
-    return Plan("timm VisionTransformer", ("patch_embed", TimmEntry), cuts, facts)
+    cuts = (Cut("patch_drop", PatchDropCut),)
+    return Plan("timm VisionTransformer", ("patch_embed", TimmDropEntry), cuts, facts)

@@ -1,0 +1,77 @@
+"""attention="kept": selected tokens travel through a stage of a Swin on their own.
+
+The first block of a stage gathers them, the last one puts them back among the others, which are
+as they were when the stage began. Between, blocks hand on both: (kept (B, 1, K, C), all the
+stage's tokens (B, H, W, C)).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from papr.hosts import Cut
+from papr.hosts.pyramid import Block
+from papr.reducers.skip import take_from_grid
+from papr.selecting import put_rows
+
+Travelling = tuple[Tensor, Tensor]
+
+
+class KeptBlock(Block):
+    """A block inside a stage; blocks at its ends derive from it."""
+
+    def forward(self, x: Travelling | Tensor) -> Travelling | Tensor:
+        """Kept tokens through the original block, whose attention knows no others."""
+        kept, tokens = self._open(x)
+        kept = super().forward(kept)
+        return self._close(kept, tokens)
+
+    def _open(self, x: Travelling | Tensor) -> Travelling:
+        assert isinstance(x, tuple)
+        return x
+
+    def _close(self, kept: Tensor, tokens: Tensor) -> Travelling | Tensor:
+        return kept, tokens
+
+
+class Opening(KeptBlock):
+    """The first block of a stage."""
+
+    def _open(self, x: Travelling | Tensor) -> Travelling:
+        assert isinstance(x, Tensor)
+        self._papr.carry(x)
+        return take_from_grid(x, self._chosen()), x
+
+
+class Closing(KeptBlock):
+    """The last block of a stage."""
+
+    def _close(self, kept: Tensor, tokens: Tensor) -> Tensor:
+        dense = put_rows(kept.squeeze(1), self._chosen().indices, tokens.flatten(1, 2))
+        return dense.view(tokens.shape)
+
+
+class OnlyBlock(Opening, Closing):
+    """The one block of a stage."""
+
+
+class Kinds(NamedTuple):
+    """The four behaviours as one family derives them."""
+
+    opening: type[Block] = Opening
+    inner: type[Block] = KeptBlock
+    closing: type[Block] = Closing
+    only: type[Block] = OnlyBlock
+
+
+def kept_blocks(stage: int, blocks: Sequence[str], kinds: Kinds) -> list[Cut]:
+    """The sites of one stage whose blocks have these paths."""
+    if len(blocks) == 1:
+        return [Cut(blocks[0], kinds.only, stage)]
+    first, *inner, last = blocks
+    return [
+        Cut(first, kinds.opening, stage),
+        *(Cut(path, kinds.inner, stage) for path in inner),
+        Cut(last, kinds.closing, stage),
+    ]

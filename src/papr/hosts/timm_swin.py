@@ -1,0 +1,119 @@
+"""timm's Swin and Swin V2: MLPs skip what was not selected; window attention stays dense.
+
+With attention="kept" it knows selected tokens only; see `kept_attention`.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papr.hosts import Cut, Plan
+from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
+from papr.hosts.pyramid import Block, End, Halving, Put, StageSite, Take
+from papr.hosts.sites import TimmEntry
+from papr.hosts.timm_common import read_facts
+from papr.reducers.windows import attend_in_windows
+
+
+class WindowsOfKept(StageSite):
+    """Window attention of a block, on kept tokens."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        """(B, 1, K, C) to the same, normalised beforehand in Swin, not in V2."""
+        attn: Any = self.attn  # type: ignore[attr-defined]
+        chosen = self._chosen()
+        tokens = x.squeeze(1)
+        nothing = tokens.new_zeros(1, 1, tokens.shape[-1])
+        out = attend_in_windows(
+            self._qkv(tokens),
+            chosen.indices,
+            self._bias((chosen.grid[0], chosen.grid[1])),
+            heads=attn.num_heads,
+            grid=(chosen.grid[0], chosen.grid[1]),
+            window=self.window_size,  # type: ignore[attr-defined]
+            shift=self.shift_size,  # type: ignore[attr-defined]
+            padding=self._qkv(nothing).flatten(),
+            cosine=self._cosine(),
+            dropout=attn.attn_drop.p if attn.training else 0.0,
+        )
+        return attn.proj_drop(attn.proj(out)).unsqueeze(1)  # type: ignore[no-any-return]
+
+    def _qkv(self, tokens: Tensor) -> Tensor:
+        return self.attn.qkv(tokens)  # type: ignore[attr-defined, no-any-return]
+
+    def _cosine(self) -> Tensor | None:
+        return None
+
+    def _position_bias(self) -> Tensor:
+        return self.attn._get_rel_pos_bias()  # type: ignore[attr-defined, no-any-return]
+
+    def _bias(self, grid: tuple[int, int]) -> Tensor:
+        """What is added to the logits: (1 or windows, heads, area, area)."""
+        bias = self._position_bias()
+        mask = self.attn_mask  # type: ignore[attr-defined]
+        if getattr(self, "dynamic_mask", False):
+            window = self.window_size  # type: ignore[attr-defined]
+            padded = [-(-side // w) * w for side, w in zip(grid, window, strict=True)]
+            mask = self.get_attn_mask(bias.new_empty(1, *padded, 1))  # type: ignore[attr-defined]
+        return bias if mask is None else bias + mask.unsqueeze(1)
+
+
+class WindowsOfKeptV2(WindowsOfKept):
+    """The cosine attention of Swin V2."""
+
+    def _qkv(self, tokens: Tensor) -> Tensor:
+        attn: Any = self.attn  # type: ignore[attr-defined]
+        if attn.q_bias is None:
+            return attn.qkv(tokens)  # type: ignore[no-any-return]
+        bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+        return F.linear(tokens, attn.qkv.weight, bias)
+
+    def _cosine(self) -> Tensor:
+        logit_scale: Tensor = self.attn.logit_scale  # type: ignore[attr-defined]
+        return logit_scale.clamp(max=math.log(100.0)).exp()
+
+    def _position_bias(self) -> Tensor:
+        attn: Any = self.attn  # type: ignore[attr-defined]
+        table = attn.cpb_mlp(attn.relative_coords_table).view(-1, attn.num_heads)
+        bias = table[attn.relative_position_index].permute(2, 0, 1)
+        return 16 * torch.sigmoid(bias).unsqueeze(0)
+
+
+# fmt: off
+class _Opening(WindowsOfKept, Opening): ...
+class _Inner(WindowsOfKept, KeptBlock): ...
+class _Closing(WindowsOfKept, Closing): ...
+class _Only(WindowsOfKept, OnlyBlock): ...
+class _OpeningV2(WindowsOfKeptV2, Opening): ...
+class _InnerV2(WindowsOfKeptV2, KeptBlock): ...
+class _ClosingV2(WindowsOfKeptV2, Closing): ...
+class _OnlyV2(WindowsOfKeptV2, OnlyBlock): ...
+# fmt: on
+
+
+KINDS = Kinds(_Opening, _Inner, _Closing, _Only)
+KINDS_V2 = Kinds(_OpeningV2, _InnerV2, _ClosingV2, _OnlyV2)
+
+
+def plan(model: nn.Module) -> Plan:
+    """Cut a SwinTransformer or SwinTransformerV2."""
+    layers: Any = model.layers
+    second = type(layers[0]).__name__ == "SwinTransformerV2Stage"
+    # V2 normalises after the MLP, and the norm of zeros is its bias: zeros come after it
+    first, last = ("mlp", "norm2") if second else ("norm2", "mlp")
+    cuts = [Cut("norm", End)]
+    kept = [Cut("norm", End)]
+    for i, layer in enumerate(layers):
+        blocks = [f"layers.{i}.blocks.{j}" for j in range(len(layer.blocks))]
+        for path in blocks:
+            cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
+            cuts.append(Cut(f"{path}.{last}", Put, i))
+        kept += kept_blocks(i, blocks, KINDS_V2 if second else KINDS)
+    facts = read_facts(model, prefix_tokens=0, class_token=False)
+    facts = replace(facts, pyramid=Halving(len(layers)), stages=len(layers))
+    name = "timm Swin V2" if second else "timm Swin"
+    return Plan(name, ("patch_embed", TimmEntry), tuple(cuts), facts, tuple(kept))

@@ -1,0 +1,90 @@
+"""Window attention among kept tokens only, beyond the paper: attention="kept".
+
+Queries, keys, values and the projection are computed for selected tokens alone. Between them the
+tokens stand in their windows, where pruned ones are masked as keys: windows stay of one size, so
+that shapes do not depend on the image.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+def window_slots(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> tuple[Tensor, int]:
+    """Where each patch of a grid stands after the cyclic shift, window by window.
+
+    Args:
+        grid: (H, W) in patches; padded at the bottom and right to whole windows.
+        window: (height, width) of a window in patches.
+        shift: how far the grid is rolled up and to the left beforehand.
+        device: where the answer is wanted.
+
+    Returns:
+        (H * W,) int64: window * area + place in the window; and how many windows there are.
+    """
+    rows = (torch.arange(grid[0], device=device) - shift[0]) % grid[0]
+    columns = (torch.arange(grid[1], device=device) - shift[1]) % grid[1]
+    down, across = -(-grid[0] // window[0]), -(-grid[1] // window[1])
+    windows = (rows // window[0] * across).unsqueeze(1) + columns // window[1]
+    places = (rows % window[0] * window[1]).unsqueeze(1) + columns % window[1]
+    return (windows * (window[0] * window[1]) + places).flatten(), down * across
+
+
+def attend_in_windows(
+    qkv: Tensor,
+    indices: Tensor,
+    bias: Tensor,
+    *,
+    heads: int,
+    grid: Pair,
+    window: Pair,
+    shift: Pair,
+    padding: Tensor,
+    cosine: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention of kept tokens to the kept tokens of their own window.
+
+    Args:
+        qkv: queries, keys and values of kept tokens, (B, K, 3 * heads * d) in that order.
+        indices: (B, K) where they stand on the grid.
+        bias: added to the logits, (1 or windows, heads, area, area).
+        heads: how many heads there are.
+        grid: (H, W) in patches.
+        window: (height, width) of a window in patches.
+        shift: how far the grid is rolled up and to the left beforehand.
+        padding: what stands where the grid is padded to whole windows, (3 * heads * d,): hosts
+            attend to that.
+        cosine: (heads, 1, 1), factor on the cosine of queries and keys; None for their product
+            times d ** -0.5.
+        dropout: of the attention weights.
+
+    Returns:
+        (B, K, heads * d).
+    """
+    batch, kept, width = qkv.shape
+    area = window[0] * window[1]
+    slots, windows = window_slots(grid, window, shift, qkv.device)
+    places = windows * area
+    first = torch.arange(batch, device=qkv.device) * places
+    flat = (slots[indices] + first.unsqueeze(1)).flatten()
+
+    rows = qkv.reshape(batch * kept, width)
+    padded = places > grid[0] * grid[1]
+    dense = padding.expand(batch * places, -1) if padded else rows.new_zeros(batch * places, width)
+    dense = dense.index_copy(0, flat, rows).view(batch * windows, area, 3, heads, -1)
+    q, k, v = dense.permute(2, 0, 3, 1, 4).unbind()
+    if cosine is not None:
+        q, k = F.normalize(q, dim=-1) * cosine.to(q.dtype), F.normalize(k, dim=-1)
+
+    # not -inf: a window without kept tokens would answer NaN, and its gradient would spread
+    never = torch.finfo(bias.dtype).min / 4
+    pruned = bias.new_zeros(places).index_fill(0, slots, never).expand(batch, -1).flatten()
+    pruned = pruned.index_fill(0, flat, 0.0).view(batch, windows, 1, 1, area)
+    mask = (bias + pruned).view(batch * windows, heads, area, area).to(q.dtype)
+    scale = 1.0 if cosine is not None else None
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
+    out = out.transpose(1, 2).reshape(batch * places, -1)
+    return out.index_select(0, flat).view(batch, kept, -1)
