@@ -1,13 +1,10 @@
-"""The behaviours of hierarchical hosts, whose grid stays dense, and how their grids shrink."""
+"""The behaviours of hierarchical hosts, whose grid stays dense."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from papr.hosts.sites import Site
-from papr.hosts.state import Grid
 from papr.reducers.skip import (
     put_on_grid,
     put_on_map,
@@ -82,65 +79,3 @@ class End(Site):
         """As ever."""
         self._papr.finish()
         return super().forward(*args, **kwargs)  # type: ignore[misc]
-
-
-class Halving:
-    """Grids of `stages` stages, each half of the one before, odd sides padded: Swin's merging."""
-
-    def __init__(self, stages: int) -> None:
-        self.stages = stages
-
-    def __call__(self, grid: Grid) -> tuple[Grid, ...]:
-        """The first stage's grid to all stages' grids."""
-        grids = [grid]
-        for _ in range(self.stages - 1):
-            grids.append(tuple((side + 1) // 2 for side in grids[-1]))
-        return tuple(grids)
-
-
-class Convolved:
-    """Grids of stages that are entered by convolutions.
-
-    Args:
-        entrances: for each stage, the convolutions before its blocks; the first stage's are none.
-    """
-
-    def __init__(self, entrances: Sequence[Sequence[nn.Conv2d]]) -> None:
-        self.rules = [[conv_rule(conv) for conv in convs] for convs in entrances]
-
-    def __call__(self, grid: Grid) -> tuple[Grid, ...]:
-        """The first stage's grid to all stages' grids."""
-        grids = []
-        for rules in self.rules:
-            grid = convolved(grid, rules)
-            grids.append(grid)
-        return tuple(grids)
-
-
-Rule = tuple[tuple[int, int, int, int], tuple[int, int, int, int]]
-
-
-def conv_rule(conv: nn.Conv2d) -> Rule:
-    """(kernel, stride, padding, dilation) on each axis; padding -1 where it is "same"."""
-    same = isinstance(conv.padding, str) or type(conv).__name__ == "Conv2dSame"
-
-    def axis(i: int) -> tuple[int, int, int, int]:
-        padding = -1 if same else int(conv.padding[i])
-        return conv.kernel_size[i], conv.stride[i], padding, conv.dilation[i]
-
-    return axis(0), axis(1)
-
-
-def convolved(size: Grid, rules: Sequence[Rule]) -> Grid:
-    """What convolutions make of a (height, width)."""
-    for rule in rules:
-        size = tuple(
-            -(-side // s) if p < 0 else (side + 2 * p - d * (k - 1) - 1) // s + 1
-            for side, (k, s, p, d) in zip(size, rule, strict=True)
-        )
-    return size
-
-
-def convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions in a module, in order."""
-    return [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]

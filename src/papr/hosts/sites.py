@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from papr.errors import PrunedModelError, SelectionError
 from papr.graft import Grafted
+from papr.hosts.grids import stem_layout
 from papr.hosts.state import HostState
 from papr.reducers.drop import drop
 from papr.significance import describe
@@ -72,6 +73,13 @@ class TimmDropEntry(TimmEntry):
             f"a host pruned to keep={self._papr.config.keep:g}: ask for output_fmt='NLC' and use "
             "papr.selection(model).restore(tokens), or papr.unprune(model) first"
         )
+
+
+class StemEntry(Entry):
+    """A stem of convolutions: patchify, or overlapping."""
+
+    def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
+        return stem_layout(_module(self), (pixels.shape[-2], pixels.shape[-1]))
 
 
 class DropCut(Site):

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from papr.config import PruneConfig, Triple
 from papr.errors import PaprWarning, SelectionError
+from papr.hosts.grids import Grid
 from papr.proposals import Proposal
 from papr.proposals.scorers import Scorer
 from papr.selecting import Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
-Grid = tuple[int, ...]
+
 _Stage = tuple[Tensor, Tensor | None, Grid]  # indices, scores, grid
 _Record = tuple[_Stage | None, ...]  # of one pass, by stage; None where a stage is left dense
 

@@ -4,37 +4,25 @@ The depthwise convolution runs densely; norm and MLP run on selected positions; 
 is zero elsewhere. V2's response normalisation takes its statistics over kept positions.
 """
 
-import math
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.pyramid import (
-    Convolved,
+
     End,
     Put,
     PutOnMap,
     Take,
     TakeFromMap,
     ZeroingBlock,
-    conv_rule,
-    convolutions,
-    convolved,
+
 )
-from papr.hosts.sites import Entry
+from papr.hosts.grids import Convolved, convolutions
+from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 from papr.hosts.timm_common import input_statistics
-
-
-class StemEntry(Entry):
-    """A stem of convolutions: patchify, or overlapping."""
-
-    def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
-        convs = convolutions(self)  # type: ignore[arg-type]
-        grid = convolved(tuple(pixels.shape[-2:]), [conv_rule(conv) for conv in convs])
-        rows, columns = (math.prod(conv.stride[axis] for conv in convs) for axis in (0, 1))
-        return grid, (grid[0] * rows, grid[1] * columns)
 
 
 def plan(model: nn.Module) -> Plan:

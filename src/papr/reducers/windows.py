@@ -88,3 +88,28 @@ def attend_in_windows(
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
     out = out.transpose(1, 2).reshape(batch * places, -1)
     return out.index_select(0, flat).view(batch, kept, -1)
+
+
+def shift_mask(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> Tensor:
+    """What hosts add to the logits of a shifted grid: -100 between patches that the roll joined.
+
+    Args:
+        grid: (H, W) in patches, before padding to whole windows.
+        window: (height, width) of a window in patches.
+        shift: how far the grid is rolled; 0 on an axis for not at all.
+        device: where the answer is wanted.
+
+    Returns:
+        (windows, area, area), 0 or -100.
+    """
+    regions = []
+    for side, w, s in zip(grid, window, shift, strict=True):
+        padded = -(-side // w) * w
+        place = torch.arange(padded, device=device)
+        regions.append((place >= padded - w).long() + (place >= padded - s).long())
+    region = regions[0].unsqueeze(1) * 3 + regions[1]
+    down, across = region.shape[0] // window[0], region.shape[1] // window[1]
+    region = region.view(down, window[0], across, window[1]).transpose(1, 2)
+    region = region.reshape(down * across, window[0] * window[1])
+    apart = region.unsqueeze(1) != region.unsqueeze(2)
+    return apart.float() * -100.0

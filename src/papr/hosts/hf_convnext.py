@@ -1,0 +1,79 @@
+"""transformers' ConvNeXt, ConvNeXt V2 and DINOv3's ConvNeXt: skip-and-zero.
+
+V2's response normalisation takes its statistics over kept positions.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from papr.hosts import Cut, Plan
+from papr.hosts.grids import Convolved, convolutions
+from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
+from papr.hosts.sites import StemEntry
+from papr.hosts.state import HostFacts
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What one family calls its parts.
+
+    Attributes:
+        stages: dotted path of the stages.
+        entry: where pixels come in.
+        between: what a stage begins with, to make the grid smaller.
+        norm: a layer's norm, the first part that positions go through one by one.
+        last: the last such part.
+        end: the first module after all stages.
+    """
+
+    stages: str
+    entry: str
+    between: str
+    norm: str
+    last: str
+    end: str
+
+
+_CONVNEXT = _Names(
+    "encoder.stages", "embeddings", "downsampling_layer", "layernorm", "pwconv2", "layernorm"
+)
+
+
+def plan(model: nn.Module) -> Plan:
+    """Cut a ConvNextModel, ConvNextV2Model or DINOv3ConvNextModel."""
+    names = _names(model)
+    stages: Any = model.get_submodule(names.stages)
+    cuts = [Cut(names.end, End)]
+    for i, stage in enumerate(stages):
+        for j in range(len(stage.layers)):
+            path = f"{names.stages}.{i}.layers.{j}"
+            cuts += [
+                Cut(path, ZeroingBlock, i),
+                Cut(f"{path}.{names.norm}", Take, i),
+                Cut(f"{path}.{names.last}", Put, i),
+            ]
+    facts = HostFacts(
+        prefix_tokens=0,
+        class_token=False,
+        channels=convolutions(model.get_submodule(names.entry))[0].in_channels,
+        pyramid=Convolved([[], *(convolutions(getattr(s, names.between)) for s in stages[1:])]),
+        stages=len(stages),
+    )
+    name = f"transformers {type(model).__name__}"
+    return Plan(name, (names.entry, StemEntry), tuple(cuts), facts)
+
+
+def _names(model: nn.Module) -> _Names:
+    if type(model).__name__ != "DINOv3ConvNextModel":
+        return _CONVNEXT
+    stages = "model.stages" if hasattr(model, "model") else "stages"  # transformers 5.0 has these
+    return _Names(
+        stages,
+        entry=f"{stages}.0.downsample_layers.0",
+        between="downsample_layers",
+        norm="layer_norm",
+        last="pointwise_conv2",
+        end="layer_norm",
+    )

@@ -1,0 +1,40 @@
+"""torchvision's ConvNeXt: skip-and-zero.
+
+A block adds its shortcut to its own answer in place; the block as a whole is what becomes zero
+where nothing was selected.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from papr.hosts import Cut, Plan
+from papr.hosts.grids import Convolved, convolutions
+from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
+from papr.hosts.sites import StemEntry
+from papr.hosts.state import HostFacts
+
+
+def plan(model: nn.Module) -> Plan:
+    """Cut a ConvNeXt."""
+    features: Any = model.features
+    stages = features[1::2]  # between them stand downsampling layers
+    cuts = [Cut("avgpool", End)]
+    for i, stage in enumerate(stages):
+        for j in range(len(stage)):
+            path = f"features.{2 * i + 1}.{j}"
+            # inside `block`: 0 is the depthwise convolution, 2 the norm, 5 the last linear layer
+            cuts += [
+                Cut(path, ZeroingBlock, i),
+                Cut(f"{path}.block.2", Take, i),
+                Cut(f"{path}.block.5", Put, i),
+            ]
+    between = [[], *(convolutions(layer) for layer in features[2::2])]
+    facts = HostFacts(
+        prefix_tokens=0,
+        class_token=False,
+        channels=convolutions(features[0])[0].in_channels,
+        pyramid=Convolved(between),
+        stages=len(stages),
+    )
+    return Plan("torchvision ConvNeXt", ("features.0", StemEntry), tuple(cuts), facts)
