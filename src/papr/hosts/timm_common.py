@@ -28,11 +28,11 @@ def read_facts(model: nn.Module, prefix_tokens: int, class_token: bool) -> HostF
                 f"has no {name}, which the patch grid is read from (timm {timm.__version__})"
             )
     channels = next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
-    mean, std = _input_statistics(model)
+    mean, std = input_statistics(model)
     return HostFacts(prefix_tokens, class_token, channels, mean, std)
 
 
-def _input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
+def input_statistics(model: object) -> tuple[Triple | None, Triple | None]:
     """The input mean and std in timm's `pretrained_cfg`; (None, None) where it has none."""
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = config.get("mean"), config.get("std")
