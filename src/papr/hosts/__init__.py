@@ -34,6 +34,37 @@ class Plan:
     facts: HostFacts
 
 
+#: The same for transformers: (model, class) -> the module in papr.hosts.
+_TRANSFORMERS = {
+    ("vit", "ViTModel"): "hf_vit",
+    ("vit", "ViTForImageClassification"): "hf_task",
+    ("deit", "DeiTModel"): "hf_vit",
+    ("deit", "DeiTForImageClassification"): "hf_task",
+    ("deit", "DeiTForImageClassificationWithTeacher"): "hf_task",
+    ("vit_msn", "ViTMSNModel"): "hf_vit",
+    ("vit_msn", "ViTMSNForImageClassification"): "hf_task",
+    ("ijepa", "IJepaModel"): "hf_vit",
+    ("ijepa", "IJepaForImageClassification"): "hf_task",
+    ("dinov2", "Dinov2Model"): "hf_vit",
+    ("dinov2", "Dinov2ForImageClassification"): "hf_task",
+    ("dinov2_with_registers", "Dinov2WithRegistersModel"): "hf_vit",
+    ("dinov2_with_registers", "Dinov2WithRegistersForImageClassification"): "hf_task",
+    ("dinov3_vit", "DINOv3ViTModel"): "hf_dinov3",
+    ("clip", "CLIPVisionModel"): "hf_vit",
+    ("clip", "CLIPVisionTransformer"): "hf_vit",
+    ("clip", "CLIPVisionModelWithProjection"): "hf_task",
+    ("clip", "CLIPForImageClassification"): "hf_task",
+    ("clip", "CLIPModel"): "hf_task",
+    ("siglip", "SiglipVisionModel"): "hf_vit",
+    ("siglip", "SiglipVisionTransformer"): "hf_vit",
+    ("siglip", "SiglipForImageClassification"): "hf_task",
+    ("siglip", "SiglipModel"): "hf_task",
+    ("beit", "BeitModel"): "hf_beit",
+    ("beit", "BeitForImageClassification"): "hf_task",
+    ("timm_wrapper", "TimmWrapperModel"): "hf_task",
+    ("timm_wrapper", "TimmWrapperForImageClassification"): "hf_task",
+}
+
 #: Qualified class name -> the module whose `plan(model)` knows how to cut it.
 FAMILIES = {
     "timm.models.vision_transformer.VisionTransformer": "papr.hosts.timm_vit",
@@ -41,34 +72,11 @@ FAMILIES = {
     "timm.models.eva.Eva": "papr.hosts.timm_eva",
     "timm.models.cait.Cait": "papr.hosts.timm_cait",
     "timm.models.beit.Beit": "papr.hosts.timm_beit",
-    "transformers.models.vit.modeling_vit.ViTModel": "papr.hosts.hf_vit",
-    "transformers.models.vit.modeling_vit.ViTForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.deit.modeling_deit.DeiTModel": "papr.hosts.hf_vit",
-    "transformers.models.deit.modeling_deit.DeiTForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.deit.modeling_deit.DeiTForImageClassificationWithTeacher": "papr.hosts.hf_task",
-    "transformers.models.vit_msn.modeling_vit_msn.ViTMSNModel": "papr.hosts.hf_vit",
-    "transformers.models.vit_msn.modeling_vit_msn.ViTMSNForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.ijepa.modeling_ijepa.IJepaModel": "papr.hosts.hf_vit",
-    "transformers.models.ijepa.modeling_ijepa.IJepaForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.dinov2.modeling_dinov2.Dinov2Model": "papr.hosts.hf_vit",
-    "transformers.models.dinov2.modeling_dinov2.Dinov2ForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegistersModel": "papr.hosts.hf_vit",
-    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegistersForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.dinov3_vit.modeling_dinov3_vit.DINOv3ViTModel": "papr.hosts.hf_dinov3",
-    "transformers.models.clip.modeling_clip.CLIPVisionModel": "papr.hosts.hf_vit",
-    "transformers.models.clip.modeling_clip.CLIPVisionTransformer": "papr.hosts.hf_vit",
-    "transformers.models.clip.modeling_clip.CLIPVisionModelWithProjection": "papr.hosts.hf_task",
-    "transformers.models.clip.modeling_clip.CLIPForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.clip.modeling_clip.CLIPModel": "papr.hosts.hf_task",
-    "transformers.models.siglip.modeling_siglip.SiglipVisionModel": "papr.hosts.hf_vit",
-    "transformers.models.siglip.modeling_siglip.SiglipVisionTransformer": "papr.hosts.hf_vit",
-    "transformers.models.siglip.modeling_siglip.SiglipForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.siglip.modeling_siglip.SiglipModel": "papr.hosts.hf_task",
-    "transformers.models.beit.modeling_beit.BeitModel": "papr.hosts.hf_beit",
-    "transformers.models.beit.modeling_beit.BeitForImageClassification": "papr.hosts.hf_task",
-    "transformers.models.timm_wrapper.modeling_timm_wrapper.TimmWrapperModel": "papr.hosts.hf_task",
-    "transformers.models.timm_wrapper.modeling_timm_wrapper.TimmWrapperForImageClassification": "papr.hosts.hf_task",
     "torchvision.models.vision_transformer.VisionTransformer": "papr.hosts.torchvision_vit",
+    **{
+        f"transformers.models.{model}.modeling_{model}.{cls}": f"papr.hosts.{module}"
+        for (model, cls), module in _TRANSFORMERS.items()
+    },
 }
 
 
@@ -149,8 +157,10 @@ def _reason(model: nn.Module) -> str:
     ]
     if inside:
         return f"papr does not know this class; it does know the model inside at {inside[0]}"
-    return f"papr does not know this class; it knows {_known('timm')}, {_known('torchvision')} and, " \
+    return (
+        f"papr does not know this class; it knows {_known('timm')}, {_known('torchvision')} and, "
         f"with their classifiers, {_known('transformers')}"
+    )
 
 
 def _known(library: str) -> str:

@@ -28,6 +28,10 @@ class Carried(NamedTuple):
     kept: Tensor
     rest: Any
 
+    def __add__(self, mask: Tensor) -> "Carried":  # type: ignore[override]
+        """With an attention mask (all True when exporting), which BEiT adds to the shared bias."""
+        return Carried(self.kept, mask if self.rest is None else self.rest + mask)
+
 
 class SharedBias(Site):
     """The bias shared by all layers of a host whose layers have none of their own."""

@@ -42,7 +42,7 @@ REFUSED_ENDINGS = {
         "backbones return dense feature maps of every patch; prune the model they are made from "
         "and use papr.selection(model).restore(tokens)"
     ),
-    "ForMaskedImageModeling": "it paints the patches that are missing, so every patch must be there",
+    "ForMaskedImageModeling": "it paints missing patches, so every patch must be there",
     "ForSemanticSegmentation": "its head reshapes the tokens to the full grid",
     "ForImageSegmentation": "its head reshapes the tokens to the full grid",
     "ForInstanceSegmentation": "its head reshapes the tokens to the full grid",

@@ -197,6 +197,6 @@ def _where_statistics_are(model: nn.Module) -> str:
     """What a user of the host's library would pass."""
     library = next((c.__module__.partition(".")[0] for c in type(model).__mro__), "")
     return {
-        "transformers": "mean=processor.image_mean, std=processor.image_std (its image processor's)",
+        "transformers": "mean=processor.image_mean, std=processor.image_std",
         "torchvision": "mean=weights.transforms().mean, std=weights.transforms().std",
     }.get(library, "mean=..., std=...")

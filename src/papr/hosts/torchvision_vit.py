@@ -1,7 +1,5 @@
 """torchvision's VisionTransformer: tokens are cut at `encoder.dropout`, after the position."""
 
-import math
-
 from torch import Tensor, nn
 
 from papr.hosts import Plan
@@ -14,8 +12,10 @@ class ProjectionEntry(Entry):
 
     def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
         assert isinstance(self, nn.Module)
-        convs = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
-        patch = math.prod(conv.stride[0] for conv in convs)
+        patch = 1
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                patch *= module.stride[0]
         rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
         return (rows, columns), (rows * patch, columns * patch)
 
