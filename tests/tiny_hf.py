@@ -124,6 +124,11 @@ def _beit(model: nn.Module, tokens: Tensor) -> Tensor:
     return model.classifier(model.beit.pooler.layernorm(tokens[:, 1:].mean(1)))
 
 
+def _attention_pooled(model: nn.Module, tokens: Tensor) -> Tensor:
+    tower = getattr(model, "vision_model", model)  # where it is in transformers 5.0
+    return tower.head(tokens)
+
+
 def _projected(model: nn.Module, tokens: Tensor) -> Tensor:
     normed = model.vision_model.post_layernorm(tokens[:, 0])
     return model.visual_projection(normed)
@@ -199,7 +204,7 @@ HF_CASES: dict[str, Case] = {
         hf.SiglipVisionModel,
         hf.SiglipVisionConfig,
         0,
-        lambda m, tokens: m.head(tokens),
+        _attention_pooled,
         answer="pooler_output",
     ),
     "hf_beit": HFCase(*BEIT, {**BIAS, "use_relative_position_bias": True}, tower="beit"),

@@ -4,6 +4,9 @@ The bias is gathered on both axes, for each image. A layer that has a bias of it
 when gradient checkpointing computes the layer again in the backward pass; what to gather it by must
 then be what it was. So it travels with the arguments of the layer, in `interpolate_pos_encoding`,
 which layers hand to their biases untouched.
+
+Two layouts are known: that of transformers 5.0, with an encoder between model and layers, and the
+later one without.
 """
 
 from typing import Any, NamedTuple
@@ -12,9 +15,10 @@ from torch import Tensor, nn
 
 from papr.graft import Filler
 from papr.hosts import Plan
-from papr.hosts.hf_common import EmbeddingsCut, EmbeddingsCutFirst, read_facts
+from papr.hosts.hf_common import EmbeddingsCut, EmbeddingsCutFirst, EmbeddingsEntry, read_facts
 from papr.hosts.sites import Site
 from papr.hosts.timm_beit import with_class_token
+from papr.reducers.drop import drop
 
 
 class Carried(NamedTuple):
@@ -72,8 +76,23 @@ class BiasedLayer(Site):
         )
 
 
+class EncoderCut(Site):
+    """The encoder of the older layout: tokens are cut before it, all biases lie within."""
+
+    def forward(
+        self, tokens: Tensor, *args: Any, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> Any:
+        """Tokens (B, 1 + N, C) to what the encoder makes of (B, 1 + K, C)."""
+        selection = self._papr.take()
+        tokens = drop(tokens, selection, self._papr.facts.prefix_tokens)
+        carried = Carried(with_class_token(selection.indices), interpolate_pos_encoding)
+        return super().forward(  # type: ignore[misc]
+            tokens, *args, interpolate_pos_encoding=carried, **kwargs
+        )
+
+
 class OwnBias(Site):
-    """The bias of one layer, gathered on both axes."""
+    """A bias that is told what to gather by: one layer's, or in the older layout any."""
 
     def forward(
         self, window_size: Any, interpolate_pos_encoding: Carried, dim_size: int | None = None
@@ -99,6 +118,13 @@ def _gathered(bias: Tensor, kept: Tensor) -> Tensor:
 def plan(model: nn.Module) -> Plan:
     """Cut a BeitModel: tokens at its embeddings, and every relative position bias."""
     name, facts = "transformers BeitModel", read_facts(model)
+    cuts: list[tuple[str, type[Site]]]
+    if hasattr(model, "encoder"):
+        biases = [
+            path for path, _ in model.named_modules() if path.endswith(".relative_position_bias")
+        ]
+        cuts = [("encoder", EncoderCut), *((path, OwnBias) for path in biases)]
+        return Plan(name, ("embeddings", EmbeddingsEntry), tuple(cuts), facts)
     own = [
         f"layers.{i}"
         for i, layer in enumerate(model.layers)  # type: ignore[arg-type]
@@ -107,7 +133,7 @@ def plan(model: nn.Module) -> Plan:
     shared = model.shared_position_bias is not None
     if not own and not shared:
         return Plan(name, ("embeddings", EmbeddingsCut), (), facts)
-    cuts: list[tuple[str, type[Site]]] = [("shared_position_bias", SharedBias)]
+    cuts = [("shared_position_bias", SharedBias)]
     if own:
         cuts = [("shared_position_bias", CarriedBias)]
         cuts += [(path, BiasedLayer) for path in own]

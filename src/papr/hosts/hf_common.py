@@ -16,16 +16,20 @@ from papr.hosts.state import HostFacts
 from papr.reducers.drop import drop
 
 
-class EmbeddingsCut(Entry):
-    """Pixels in, the positioned tokens of the kept patches out; at keep = 1 all of them."""
-
-    asked_again = False  # whether a later site of the same pass needs the selection too
+class EmbeddingsEntry(Entry):
+    """Where pixels come in."""
 
     def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
         assert isinstance(self, nn.Module)
         conv = patch_convolution(self)
         height, width = pixels.shape[-2] // conv.stride[0], pixels.shape[-1] // conv.stride[1]
         return (height, width), (height * conv.stride[0], width * conv.stride[1])
+
+
+class EmbeddingsCut(EmbeddingsEntry):
+    """Pixels in, the positioned tokens of the kept patches out; at keep = 1 all of them."""
+
+    asked_again = False  # whether a later site of the same pass needs the selection too
 
     def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Pixels (B, C, H, W) to tokens (B, P + K, C)."""
