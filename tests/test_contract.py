@@ -10,8 +10,9 @@ from torch import nn
 
 import papr
 from conftest import DEVICE, TOLERANCE
+from papr.graft import states
 from papr.proposals.scorers import Scorer
-from tiny import CASES, dense_on_kept, prune
+from tiny import CASES, Case, no_fast_path, prune
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 
@@ -25,14 +26,14 @@ def images(batch: int = 3, height: int = 64, width: int = 64, **kwargs) -> torch
     return torch.randn(batch, 3, height, width, device=DEVICE, **kwargs)
 
 
-def token_counts(model: nn.Module, x: torch.Tensor) -> list[int]:
+def token_counts(case: Case, model: nn.Module, x: torch.Tensor) -> list[int]:
     """How many tokens each block of the host sees."""
     seen: list[int] = []
     handles = [
         block.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
-        for block in model.blocks
+        for block in case.blocks(model)
     ]
-    model(x)
+    case.logits(model, x)
     for handle in handles:
         handle.remove()
     return seen
@@ -44,23 +45,23 @@ def test_pruned_equals_dense_on_kept_patches(case) -> None:
     dense = copy.deepcopy(model)
     x = images()
     prune(model, 0.4)
-    logits = model(x)
+    logits = case.logits(model, x)
     chosen = papr.selection(model)
     assert chosen.grid == (8, 8)
     assert chosen.indices.shape == (3, int(0.4 * 64))
-    tokens = dense_on_kept(case, dense, x, chosen.indices)
-    assert (model.forward_features(x) - tokens).abs().max() < TOLERANCE[torch.float32]
-    assert (logits - dense.forward_head(tokens)).abs().max() < TOLERANCE[torch.float32]
+    tokens = case.dense_on_kept(dense, x, chosen.indices)
+    assert (case.tokens(model, x) - tokens).abs().max() < TOLERANCE[torch.float32]
+    assert (logits - case.head(dense, tokens)).abs().max() < TOLERANCE[torch.float32]
 
 
 @torch.no_grad()
 def test_every_block_sees_fewer_tokens(case) -> None:
     model = case.build()
     x = images()
-    before = token_counts(model, x)
+    before = token_counts(case, model, x)
     prune(model, 0.5)
     assert before == [case.prefix + 64] * 3
-    assert token_counts(model, x) == [case.prefix + 32] * 3
+    assert token_counts(case, model, x) == [case.prefix + 32] * 3
 
 
 @torch.no_grad()
@@ -69,17 +70,18 @@ def test_fused_attention_stays_fused(case, monkeypatch: pytest.MonkeyPatch) -> N
     fused = torch.nn.functional.scaled_dot_product_attention
     calls: list[bool] = []
 
-    def counted(*args, attn_mask=None, **kwargs):
+    def counted(q, k, v, attn_mask=None, *args, **kwargs):
         calls.append(attn_mask is None)
-        return fused(*args, attn_mask=attn_mask, **kwargs)
+        return fused(q, k, v, attn_mask, *args, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     model = case.build()
     x = images()
-    model(x)
-    dense = calls.copy()
-    calls.clear()
-    prune(model, 0.5)(x)
+    with no_fast_path():
+        case.logits(model, x)
+        dense = calls.copy()
+        calls.clear()
+        case.logits(prune(model, 0.5), x)
     assert calls == dense
     assert calls
 
@@ -88,10 +90,10 @@ def test_fused_attention_stays_fused(case, monkeypatch: pytest.MonkeyPatch) -> N
 def test_keep_one_is_dense_and_runs_no_proposal(case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = case.build()
     x = images()
-    dense = model(x)
+    dense = case.logits(model, x)
     monkeypatch.setattr(Scorer, "__call__", lambda *args: pytest.fail("the proposal ran"))
     prune(model, 1.0)
-    assert torch.equal(model(x), dense)
+    assert torch.equal(case.logits(model, x), dense)
     assert papr.selection(model).mask().all()
 
 
@@ -99,13 +101,13 @@ def test_keep_one_is_dense_and_runs_no_proposal(case, monkeypatch: pytest.Monkey
 def test_unprune_is_bit_equal_and_leaves_nothing(case) -> None:
     model = case.build()
     x = images()
-    dense, before = model(x), copy.deepcopy(model)
+    dense, before = case.logits(model, x), copy.deepcopy(model)
     prune(model, 0.5)
     assert papr.is_pruned(model)
-    assert not torch.equal(model(x), dense)
+    assert not torch.equal(case.logits(model, x), dense)
     assert papr.unprune(model) is model
     assert not papr.is_pruned(model)
-    assert torch.equal(model(x), dense)
+    assert torch.equal(case.logits(model, x), dense)
     ours = [(name, type(module)) for name, module in model.named_modules()]
     assert ours == [(name, type(module)) for name, module in before.named_modules()]
     assert set(vars(model)) == set(vars(before))
@@ -127,10 +129,10 @@ def test_parameters_and_state_dict_stay(case) -> None:
 def test_copies_answer_alike(case) -> None:
     model = prune(case.build(), 0.5)
     x = images()
-    expected = model(x)
+    expected = case.logits(model, x)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert papr.is_pruned(twin)
-        assert torch.equal(twin(x), expected)
+        assert torch.equal(case.logits(twin, x), expected)
         papr.unprune(twin)
         assert not papr.is_pruned(twin)
         assert papr.is_pruned(model)
@@ -139,15 +141,17 @@ def test_copies_answer_alike(case) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 32)])
 def test_rectangles(case, height: int, width: int) -> None:
-    model = case.build() if case.dynamic else case.build(img_size=(height, width))
+    if not case.rectangles:
+        pytest.skip("takes square images only")
+    model = case.build(size=(height, width))
     dense = copy.deepcopy(model)
     x = images(2, height, width)
     prune(model, 0.5)
-    logits = model(x)
+    logits = case.logits(model, x)
     chosen = papr.selection(model)
     assert chosen.grid == (height // 8, width // 8)
-    tokens = dense_on_kept(case, dense, x, chosen.indices)
-    assert (logits - dense.forward_head(tokens)).abs().max() < TOLERANCE[torch.float32]
+    tokens = case.dense_on_kept(dense, x, chosen.indices)
+    assert (logits - case.head(dense, tokens)).abs().max() < TOLERANCE[torch.float32]
 
 
 @torch.no_grad()
@@ -156,37 +160,39 @@ def test_dtypes(case, dtype: torch.dtype) -> None:
     """The proposal follows the host's dtype; the ranking stays in float32."""
     model = prune(case.build(), 0.5).to(dtype)
     x = images(dtype=dtype)
-    logits = model(x)
+    logits = case.logits(model, x)
     assert logits.dtype == dtype
     chosen = papr.selection(model)
     assert chosen.scores is not None
     assert chosen.scores.dtype == torch.float32
     dense = papr.unprune(model)
-    tokens = dense_on_kept(case, dense, x, chosen.indices)
-    expected = dense.forward_head(tokens)
+    tokens = case.dense_on_kept(dense, x, chosen.indices)
+    expected = case.head(dense, tokens)
     scale = expected.abs().max().clamp(min=1)
     assert (logits - expected).abs().max() < TOLERANCE[dtype] * scale
 
 
 @torch.no_grad()
 def test_autocast(case) -> None:
-    model = prune(case.build(), 0.5)
-    x = images()
-    expected = model(x)
+    model, x = case.build(), images()
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-        logits = model(x)
-    assert logits.dtype == torch.bfloat16
+        expected = case.logits(model, x)
+        logits = case.logits(prune(model, 0.5), x)
+    assert logits.dtype == expected.dtype
     assert logits.isfinite().all()
     assert logits.shape == expected.shape
 
 
 def test_gradients_reach_the_host_and_not_the_proposal(case) -> None:
-    model = prune(case.build(), 0.5).train()
-    net = model.patch_embed._papr.scorer.net
+    model = case.build().train()
+    case.logits(model, images()).square().sum().backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]  # mask tokens
+    model.zero_grad()
+    prune(model, 0.5)
+    net = states(model)[0].scorer.net
     before = copy.deepcopy(net.state_dict())
-    model(images()).square().sum().backward()
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert missing == []
+    case.logits(model, images()).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == unused
     assert all(p.grad is None and not p.requires_grad for p in net.parameters())
     assert not net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
@@ -198,9 +204,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(case) -> None:
     x, other = images(2), images(2)
     for checkpointing in (False, True):
         model = prune(case.build(), 0.5).train()
-        model.set_grad_checkpointing(checkpointing)
-        loss = model(x).square().sum()
-        model(other)
+        if checkpointing:
+            case.checkpoint(model)
+        loss = case.logits(model, x).square().sum()
+        case.logits(model, other)
         loss.backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for plain, recomputed in zip(*gradients, strict=True):
@@ -212,10 +219,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(case) -> None:
 def test_an_image_keeps_its_patches_in_any_batch(case) -> None:
     model = prune(case.build(), 0.5)
     x = images(5)
-    model(x)
+    case.logits(model, x)
     together = papr.selection(model).indices
     for i in range(5):
-        model(x[i : i + 1])
+        case.logits(model, x[i : i + 1])
         assert torch.equal(papr.selection(model).indices[0], together[i])
 
 
@@ -223,7 +230,7 @@ def test_threads_do_not_see_each_other(case) -> None:
     model = prune(case.build(), 0.5)
     inputs = [images(2) for _ in range(2)]
     with torch.no_grad():
-        expected = [model(x) for x in inputs]
+        expected = [case.logits(model, x) for x in inputs]
     barrier = threading.Barrier(2, timeout=60)
     wrong: list[int] = []
 
@@ -231,7 +238,7 @@ def test_threads_do_not_see_each_other(case) -> None:
         for _ in range(10):
             barrier.wait()
             with torch.no_grad():
-                if not torch.equal(model(inputs[which]), expected[which]):
+                if not torch.equal(case.logits(model, inputs[which]), expected[which]):
                     wrong.append(which)
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
@@ -245,6 +252,8 @@ def test_threads_do_not_see_each_other(case) -> None:
 @torch.no_grad()
 def test_dense_features_are_refused_or_honest(case) -> None:
     """Never a grid made of tokens that are not there."""
+    if not case.intermediates:
+        pytest.skip("has no forward_intermediates")
     model = case.build()
     x = images(2)
     prune(model, 0.5)
@@ -264,8 +273,8 @@ def test_prune_again_uses_the_new_configuration(case) -> None:
     model = prune(case.build(), 0.5)
     x = images()
     prune(model, 0.25)
-    model(x)
+    case.logits(model, x)
     assert papr.selection(model).indices.shape == (3, 16)
-    assert torch.equal(model(x), prune(case.build(), 0.25)(x))
+    assert torch.equal(case.logits(model, x), case.logits(prune(case.build(), 0.25), x))
     prune(model, 1.0)
-    assert torch.equal(model(x), case.build()(x))
+    assert torch.equal(case.logits(model, x), case.logits(case.build(), x))

@@ -63,7 +63,7 @@ def prune(
         proposal: who looks first; see `papr.Proposal`.
         proposal_size: resolution the proposal runs at; see `PruneConfig`.
         reference: exact semantics of the paper's reference; see `PruneConfig`.
-        mean: input mean of the host for pixels in [0, 1], where timm does not know it.
+        mean: input mean of the host for pixels in [0, 1], where it cannot be read off the model.
         std: input standard deviation of the host, likewise.
         trace: keep the last forward's selection for `papr.selection`.
         stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.

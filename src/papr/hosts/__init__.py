@@ -12,9 +12,10 @@ from typing import NamedTuple
 from torch import nn
 
 from papr.errors import UnsupportedModelError
-from papr.graft import Grafted
-from papr.hosts.refused import REFUSED
+from papr.graft import Grafted, check_graftable
+from papr.hosts.refused import reason_for
 from papr.hosts.state import HostFacts
+from papr.hosts.versions import describe, is_tested, refuse_too_old
 
 
 class Cut(NamedTuple):
@@ -48,6 +49,46 @@ class Plan:
     kept_attention: tuple[Cut, ...] | None = None
 
 
+#: The same for transformers: (model, class) -> the module in papr.hosts.
+_TRANSFORMERS = {
+    ("vit", "ViTModel"): "hf_vit",
+    ("vit", "ViTForImageClassification"): "hf_task",
+    ("deit", "DeiTModel"): "hf_vit",
+    ("deit", "DeiTForImageClassification"): "hf_task",
+    ("deit", "DeiTForImageClassificationWithTeacher"): "hf_task",
+    ("vit_msn", "ViTMSNModel"): "hf_vit",
+    ("vit_msn", "ViTMSNForImageClassification"): "hf_task",
+    ("ijepa", "IJepaModel"): "hf_vit",
+    ("ijepa", "IJepaForImageClassification"): "hf_task",
+    ("dinov2", "Dinov2Model"): "hf_vit",
+    ("dinov2", "Dinov2ForImageClassification"): "hf_task",
+    ("dinov2_with_registers", "Dinov2WithRegistersModel"): "hf_vit",
+    ("dinov2_with_registers", "Dinov2WithRegistersForImageClassification"): "hf_task",
+    ("dinov3_vit", "DINOv3ViTModel"): "hf_dinov3",
+    ("clip", "CLIPVisionModel"): "hf_vit",
+    ("clip", "CLIPVisionTransformer"): "hf_vit",
+    ("clip", "CLIPVisionModelWithProjection"): "hf_task",
+    ("clip", "CLIPForImageClassification"): "hf_task",
+    ("clip", "CLIPModel"): "hf_task",
+    ("siglip", "SiglipVisionModel"): "hf_vit",
+    ("siglip", "SiglipVisionTransformer"): "hf_vit",
+    ("siglip", "SiglipForImageClassification"): "hf_task",
+    ("siglip", "SiglipModel"): "hf_task",
+    ("beit", "BeitModel"): "hf_beit",
+    ("beit", "BeitForImageClassification"): "hf_task",
+    ("swin", "SwinModel"): "hf_swin",
+    ("swin", "SwinForImageClassification"): "hf_task",
+    ("swinv2", "Swinv2Model"): "hf_swin",
+    ("swinv2", "Swinv2ForImageClassification"): "hf_task",
+    ("convnext", "ConvNextModel"): "hf_convnext",
+    ("convnext", "ConvNextForImageClassification"): "hf_task",
+    ("convnextv2", "ConvNextV2Model"): "hf_convnext",
+    ("convnextv2", "ConvNextV2ForImageClassification"): "hf_task",
+    ("dinov3_convnext", "DINOv3ConvNextModel"): "hf_convnext",
+    ("timm_wrapper", "TimmWrapperModel"): "hf_task",
+    ("timm_wrapper", "TimmWrapperForImageClassification"): "hf_task",
+}
+
 #: Qualified class name -> the module whose `plan(model)` knows how to cut it.
 FAMILIES = {
     "timm.models.vision_transformer.VisionTransformer": "papr.hosts.timm_vit",
@@ -58,6 +99,13 @@ FAMILIES = {
     "timm.models.swin_transformer.SwinTransformer": "papr.hosts.timm_swin",
     "timm.models.swin_transformer_v2.SwinTransformerV2": "papr.hosts.timm_swin",
     "timm.models.convnext.ConvNeXt": "papr.hosts.timm_convnext",
+    "torchvision.models.vision_transformer.VisionTransformer": "papr.hosts.torchvision_vit",
+    "torchvision.models.swin_transformer.SwinTransformer": "papr.hosts.torchvision_swin",
+    "torchvision.models.convnext.ConvNeXt": "papr.hosts.torchvision_convnext",
+    **{
+        f"transformers.models.{model}.modeling_{model}.{cls}": f"papr.hosts.{module}"
+        for (model, cls), module in _TRANSFORMERS.items()
+    },
 }
 
 
@@ -71,10 +119,10 @@ def find_plan(model: nn.Module) -> Plan:
     for cls in (getattr(c, "_papr_base", c) for c in type(model).__mro__):
         module = FAMILIES.get(qualified_name(cls))
         if module is not None:
+            refuse_too_old(_library(cls), type(model).__name__)
             _check_forward(model, cls)
-            plan: Callable[[nn.Module], Plan] = importlib.import_module(module).plan
-            return plan(model)
-    raise UnsupportedModelError(f"cannot prune {type(model).__name__}: {_reason(model)}")
+            return _plan(model, module, _library(cls))
+    raise UnsupportedModelError(f"cannot prune {_full_name(type(model))}: {_reason(model)}")
 
 
 def qualified_name(cls: type) -> str:
@@ -82,22 +130,55 @@ def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _plan(model: nn.Module, module: str, library: str) -> Plan:
+    """A family's plan whose sites are all there, or an error that says what was not found.
+
+    Where the library is of a version the tests do not cover, the error says that too: a module that
+    moved is then the likeliest reason.
+    """
+    make: Callable[[nn.Module], Plan] = importlib.import_module(module).plan
+    try:
+        plan = make(model)
+        for path in (plan.entry[0], *(cut.path for cut in plan.cuts)):
+            check_graftable(model, path)
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"cannot prune {_full_name(type(model))}: {error} where papr looked for a place to cut "
+            f"({describe(library)})"
+        ) from None
+    except UnsupportedModelError as error:
+        if is_tested(library) or describe(library) in str(error):
+            raise
+        raise UnsupportedModelError(f"{error} ({describe(library)})") from None
+    return plan
+
+
+def _library(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _full_name(cls: type) -> str:
+    """A class as errors name it: torchvision's share their names with timm's."""
+    return qualified_name(cls) if _library(cls) == "torchvision" else cls.__name__
+
+
 def _check_forward(model: nn.Module, known: type) -> None:
     """A subclass with a forward of its own may never reach the site: that would be a no-op."""
     for name in ("forward", "forward_features"):
         # a forward on the instance wraps the class's (accelerate does that) and reaches the site
         replaced = name == "forward_features" and name in vars(model)
-        if replaced or getattr(type(model), name) is not getattr(known, name):
+        if replaced or getattr(type(model), name, None) is not getattr(known, name, None):
             raise UnsupportedModelError(
                 f"cannot prune {type(model).__name__}: it has its own {name} in place of "
-                f"{known.__name__}'s, which may never reach the place where tokens are cut"
+                f"{_full_name(known)}'s, which may never reach the place where tokens are cut"
             )
 
 
 def _reason(model: nn.Module) -> str:
     for cls in type(model).__mro__:
-        if cls.__name__ in REFUSED and cls.__module__.startswith(("timm.", "transformers.")):
-            return REFUSED[cls.__name__]
+        reason = reason_for(cls)
+        if reason is not None:
+            return reason
     inside = [
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -105,5 +186,15 @@ def _reason(model: nn.Module) -> str:
     ]
     if inside:
         return f"papr does not know this class; it does know the model inside at {inside[0]}"
-    known = ", ".join(name.rpartition(".")[2] for name in FAMILIES)
-    return f"papr does not know this class; it knows {known} of timm"
+    return (
+        f"papr does not know this class; it knows {_known('timm')}, {_known('torchvision')} and, "
+        f"with their classifiers, {_known('transformers')}"
+    )
+
+
+def _known(library: str) -> str:
+    """The names of a library's classes; of transformers' those that classifiers are made of."""
+    names = [name.rpartition(".")[2] for name in FAMILIES if name.startswith(library)]
+    if library == "transformers":
+        names = [name for name in names if name.endswith("Model")]
+    return f"{', '.join(names)} of {library}"

@@ -28,5 +28,34 @@ REFUSED = {
         "features_only models return dense feature maps of every patch; prune the classification "
         "model instead"
     ),
+    "ViTMAEModel": "it drops patches at random itself, for pretraining",
+    "ViTMAEForPreTraining": "it drops patches at random itself, for pretraining",
     "TimesformerModel": "its time attention needs the same patches in every frame",
 }
+
+#: Likewise transformers' classes, by how their names end.
+REFUSED_ENDINGS = {
+    "Backbone": (
+        "backbones return dense feature maps of every patch; prune the model they are made from "
+        "and use papr.selection(model).restore(tokens)"
+    ),
+    "ForMaskedImageModeling": "it paints missing patches, so every patch must be there",
+    "ForSemanticSegmentation": "its head reshapes the tokens to the full grid",
+    "ForImageSegmentation": "its head reshapes the tokens to the full grid",
+    "ForInstanceSegmentation": "its head reshapes the tokens to the full grid",
+    "ForUniversalSegmentation": "its head reshapes the tokens to the full grid",
+    "ForDepthEstimation": "its head reshapes the tokens to the full grid",
+    "TextModel": "it reads text and sees no pixels",
+    "TextModelWithProjection": "it reads text and sees no pixels",
+}
+
+
+def reason_for(cls: type) -> str | None:
+    """Why papr refuses a class of timm or transformers by name; None where it does not."""
+    library = cls.__module__.partition(".")[0]
+    if library in ("timm", "transformers") and cls.__name__ in REFUSED:
+        return REFUSED[cls.__name__]
+    if library == "transformers":
+        endings = (end for end in REFUSED_ENDINGS if cls.__name__.endswith(end))
+        return next((REFUSED_ENDINGS[end] for end in endings), None)
+    return None

@@ -18,7 +18,6 @@ from papr.proposals.scorers import Scorer
 from papr.selecting import Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
-
 _Stage = tuple[Tensor, Tensor | None, Grid]  # indices, scores, grid
 _Record = tuple[_Stage | None, ...]  # of one pass, by stage; None where a stage is left dense
 
@@ -261,7 +260,16 @@ def warn_unknown_statistics(model: nn.Module, proposal: Proposal) -> None:
     warnings.warn(
         f"the input mean and std of this {type(model).__name__} are unknown; taking them to be "
         f"those of the proposal {proposal.name}, mean {proposal.mean} and std {proposal.std}. "
-        "Pass mean=..., std=... to papr.prune if they differ",
+        f"Pass {_where_statistics_are(model)} to papr.prune if they differ",
         PaprWarning,
         stacklevel=4,
     )
+
+
+def _where_statistics_are(model: nn.Module) -> str:
+    """What a user of the host's library would pass."""
+    library = next((c.__module__.partition(".")[0] for c in type(model).__mro__), "")
+    return {
+        "transformers": "mean=processor.image_mean, std=processor.image_std",
+        "torchvision": "mean=weights.transforms().mean, std=weights.transforms().std",
+    }.get(library, "mean=..., std=...")

@@ -32,7 +32,7 @@ def read_facts(model: nn.Module, prefix_tokens: int, class_token: bool) -> HostF
     return HostFacts(prefix_tokens, class_token, channels, mean, std)
 
 
-def input_statistics(model: nn.Module) -> tuple[Triple | None, Triple | None]:
+def input_statistics(model: object) -> tuple[Triple | None, Triple | None]:
     """The input mean and std in timm's `pretrained_cfg`; (None, None) where it has none."""
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = config.get("mean"), config.get("std")

@@ -9,17 +9,15 @@ from typing import Any
 from torch import nn
 
 from papr.hosts import Cut, Plan
+from papr.hosts.grids import Convolved, convolutions
 from papr.hosts.pyramid import (
-
     End,
     Put,
     PutOnMap,
     Take,
     TakeFromMap,
     ZeroingBlock,
-
 )
-from papr.hosts.grids import Convolved, convolutions
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 from papr.hosts.timm_common import input_statistics

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
 from papr.hosts.grids import Halving
+from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
 from papr.hosts.pyramid import Block, End, Put, StageSite, Take
 from papr.hosts.sites import TimmEntry
 from papr.hosts.timm_common import read_facts

@@ -1,0 +1,98 @@
+"""What the transformers families have in common.
+
+Their module `embeddings` sees the pixels and returns the tokens with their positions added, so it
+is the entry and the cut at once.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from papr.errors import UnsupportedModelError
+from papr.hosts import Cut, Plan, find_plan
+from papr.hosts.sites import Entry
+from papr.hosts.state import HostFacts
+from papr.reducers.drop import drop
+
+
+class EmbeddingsEntry(Entry):
+    """Where pixels come in."""
+
+    def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
+        assert isinstance(self, nn.Module)
+        conv = patch_convolution(self)
+        height, width = pixels.shape[-2] // conv.stride[0], pixels.shape[-1] // conv.stride[1]
+        return (height, width), (height * conv.stride[0], width * conv.stride[1])
+
+
+class EmbeddingsCut(EmbeddingsEntry):
+    """Pixels in, the positioned tokens of the kept patches out; at keep = 1 all of them."""
+
+    asked_again = False  # whether a later site of the same pass needs the selection too
+
+    def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Pixels (B, C, H, W) to tokens (B, P + K, C)."""
+        tokens: Tensor = super().forward(pixels, *args, **kwargs)
+        if self._papr.dense:
+            return tokens
+        return drop(tokens, self._papr.take(self.asked_again), self._papr.facts.prefix_tokens)
+
+
+class EmbeddingsCutFirst(EmbeddingsCut):
+    """Where rotary tables or position biases are gathered after the tokens."""
+
+    asked_again = True
+
+
+def patch_convolution(embeddings: nn.Module) -> nn.Conv2d:
+    """The convolution that makes a token of each patch. Raises UnsupportedModelError."""
+    for module in embeddings.modules():
+        if isinstance(module, nn.Conv2d):
+            return module
+    raise UnsupportedModelError(
+        f"expected a convolution that makes a token of each patch in {type(embeddings).__name__}, "
+        "got none"
+    )
+
+
+def read_facts(model: nn.Module) -> HostFacts:
+    """The facts of a transformers vision tower, read off its `embeddings`.
+
+    Input statistics are not among them: in transformers the image processor has those.
+    """
+    embeddings = model.get_submodule("embeddings")
+    conv = patch_convolution(embeddings)
+    if conv.kernel_size != conv.stride or any(conv.padding if conv.padding != "valid" else ()):
+        raise UnsupportedModelError(
+            f"cannot prune {type(model).__name__}: expected patches side by side, got a patch "
+            f"embedding with kernel {conv.kernel_size}, stride {conv.stride} and padding "
+            f"{conv.padding}"
+        )
+    tokens = {name: getattr(embeddings, name, None) for name in _PREFIX}
+    class_token = tokens["cls_token"] is not None or tokens["class_embedding"] is not None
+    registers = tokens["register_tokens"]
+    prefix = (
+        class_token
+        + (tokens["distillation_token"] is not None)
+        + (0 if registers is None else registers.shape[1])
+    )
+    return HostFacts(prefix, class_token, conv.in_channels)
+
+
+_PREFIX = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+
+
+def plan_inside(model: nn.Module, path: str) -> Plan:
+    """The plan of the model at `path`, with its sites named from `model`."""
+    plan = find_plan(model.get_submodule(path))
+
+    def outside(cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
+        return tuple(cut._replace(path=f"{path}.{cut.path}") for cut in cuts)
+
+    return replace(
+        plan,
+        entry=(f"{path}.{plan.entry[0]}", plan.entry[1]),
+        cuts=outside(plan.cuts),
+        kept_attention=None if plan.kept_attention is None else outside(plan.kept_attention),
+    )

@@ -1,0 +1,18 @@
+"""transformers' plain vision transformers, which share one graft.
+
+ViT, DeiT, ViTMSN, I-JEPA, DINOv2 with and without registers, CLIP's and SigLIP's vision towers.
+"""
+
+from torch import nn
+
+from papr.hosts import Plan
+from papr.hosts.hf_common import EmbeddingsCut, plan_inside, read_facts
+
+
+def plan(model: nn.Module) -> Plan:
+    """Cut a vision tower at its embeddings."""
+    if not hasattr(model, "embeddings") and hasattr(model, "vision_model"):
+        return plan_inside(model, "vision_model")  # CLIP and SigLIP before their towers were merged
+    return Plan(
+        f"transformers {type(model).__name__}", ("embeddings", EmbeddingsCut), (), read_facts(model)
+    )
