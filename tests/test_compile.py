@@ -60,6 +60,12 @@ def case(request: pytest.FixtureRequest):
         "hf_beit_shared",
         "hf_timm",
         "torchvision",
+        "swin",
+        "swin_v2",
+        "swin_kept",
+        "convnext",
+        "convnext_conv_mlp",
+        "torchvision_swin_kept",
     ],
 )
 def test_every_order(name: str, backend: CountingBackend) -> None:
@@ -72,36 +78,36 @@ def test_every_order(name: str, backend: CountingBackend) -> None:
     x = torch.randn(2, 3, 64, 64, device=DEVICE)
     eager = {}
     for keep in (0.5, 0.25):
-        eager[keep] = case.logits(prune(copy.deepcopy(model), keep), x)
+        eager[keep] = case.logits(case.prune(copy.deepcopy(model), keep), x)
     eager[1.0] = case.logits(model, x)
 
     # a dense model of the same class, compiled earlier in the process: what hooks fail at
     other = torch.compile(case.build(depth=2), fullgraph=True, backend=backend)
     assert torch.equal(case.logits(other, x), eager[1.0])
-    compiled = torch.compile(prune(model, 0.5), fullgraph=True, backend=backend)
+    compiled = torch.compile(case.prune(model, 0.5), fullgraph=True, backend=backend)
     assert torch.equal(case.logits(compiled, x), eager[0.5])
-    assert papr.selection(compiled).indices.shape == (2, 32)
+    assert papr.selection(compiled).indices.shape == (2, case.patches() // 2)
     assert torch.equal(case.logits(other, x), eager[1.0])
 
-    prune(compiled, 0.25)
+    case.prune(compiled, 0.25)
     assert torch.equal(case.logits(compiled, x), eager[0.25])
-    assert papr.selection(model).indices.shape == (2, 16)
+    assert papr.selection(model).indices.shape == (2, case.patches() // 4)
     papr.unprune(compiled)
     assert torch.equal(case.logits(compiled, x), eager[1.0])
-    prune(compiled, 0.5)
+    case.prune(compiled, 0.5)
     assert torch.equal(case.logits(compiled, x), eager[0.5])
-    prune(compiled, 1.0)
+    case.prune(compiled, 1.0)
     assert torch.equal(case.logits(compiled, x), eager[1.0])
 
 
 @torch.no_grad()
 def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> None:
-    model = prune(case.build(depth=2), 0.5)
+    model = case.prune(case.build(depth=2), 0.5)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(10):
         x = torch.randn(2, 3, 64, 64, device=DEVICE)
         assert torch.equal(case.logits(compiled, x), case.logits(model, x))
-        assert papr.selection(model).mask().sum() == 64
+        assert papr.selection(model).mask().sum() == case.patches()
     assert backend.graphs == 1
 
 
@@ -215,7 +221,7 @@ def test_inductor_with_the_embedded_proposal() -> None:
 
 @torch.no_grad()
 def test_export_with_a_dynamic_batch(case) -> None:
-    model = prune(case.build(depth=2), 0.5)
+    model = case.prune(case.build(depth=2), 0.5)
     batch = torch.export.Dim("batch", min=2, max=16)
     x = torch.randn(3, 3, 64, 64, device=DEVICE)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)

@@ -12,7 +12,7 @@ import papr
 from conftest import DEVICE, TOLERANCE
 from papr.graft import states
 from papr.proposals.scorers import Scorer
-from tiny import CASES, Case, no_fast_path, prune
+from tiny import CASES, DROPPING, Case, no_fast_path
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 
@@ -20,6 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest):
     return CASES[request.param]
+
+
+@pytest.fixture(params=DROPPING)
+def dropping(request: pytest.FixtureRequest):
+    return DROPPING[request.param]
 
 
 def images(batch: int = 3, height: int = 64, width: int = 64, **kwargs) -> torch.Tensor:
@@ -44,29 +49,41 @@ def test_pruned_equals_dense_on_kept_patches(case) -> None:
     model = case.build()
     dense = copy.deepcopy(model)
     x = images()
-    prune(model, 0.4)
+    case.prune(model, 0.4)
     logits = case.logits(model, x)
     chosen = papr.selection(model)
-    assert chosen.grid == (8, 8)
-    assert chosen.indices.shape == (3, int(0.4 * 64))
-    tokens = case.dense_on_kept(dense, x, chosen.indices)
-    assert (case.tokens(model, x) - tokens).abs().max() < TOLERANCE[torch.float32]
-    assert (logits - case.head(dense, tokens)).abs().max() < TOLERANCE[torch.float32]
+    assert chosen.grid == (64 // case.patch, 64 // case.patch)
+    assert chosen.indices.shape == (3, int(0.4 * case.patches()))
+    expected = case.logits_on_kept(dense, x, model)
+    assert (logits - expected).abs().max() < TOLERANCE[torch.float32]
 
 
 @torch.no_grad()
-def test_every_block_sees_fewer_tokens(case) -> None:
+def test_final_tokens_are_the_dense_ones(dropping) -> None:
+    case = dropping
+    model = case.build()
+    dense = copy.deepcopy(model)
+    x = images()
+    tokens = case.tokens(case.prune(model, 0.4), x)
+    expected = case.dense_on_kept(dense, x, papr.selection(model).indices)
+    assert (tokens - expected).abs().max() < TOLERANCE[torch.float32]
+
+
+@torch.no_grad()
+def test_every_block_sees_fewer_tokens(dropping) -> None:
+    case = dropping
     model = case.build()
     x = images()
     before = token_counts(case, model, x)
-    prune(model, 0.5)
+    case.prune(model, 0.5)
     assert before == [case.prefix + 64] * 3
     assert token_counts(case, model, x) == [case.prefix + 32] * 3
 
 
 @torch.no_grad()
-def test_fused_attention_stays_fused(case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_attention_stays_fused(dropping, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many calls of the fused kernel as before, and no mask where there was none."""
+    case = dropping
     fused = torch.nn.functional.scaled_dot_product_attention
     calls: list[bool] = []
 
@@ -81,7 +98,7 @@ def test_fused_attention_stays_fused(case, monkeypatch: pytest.MonkeyPatch) -> N
         case.logits(model, x)
         dense = calls.copy()
         calls.clear()
-        case.logits(prune(model, 0.5), x)
+        case.logits(case.prune(model, 0.5), x)
     assert calls == dense
     assert calls
 
@@ -92,7 +109,7 @@ def test_keep_one_is_dense_and_runs_no_proposal(case, monkeypatch: pytest.Monkey
     x = images()
     dense = case.logits(model, x)
     monkeypatch.setattr(Scorer, "__call__", lambda *args: pytest.fail("the proposal ran"))
-    prune(model, 1.0)
+    case.prune(model, 1.0)
     assert torch.equal(case.logits(model, x), dense)
     assert papr.selection(model).mask().all()
 
@@ -102,7 +119,7 @@ def test_unprune_is_bit_equal_and_leaves_nothing(case) -> None:
     model = case.build()
     x = images()
     dense, before = case.logits(model, x), copy.deepcopy(model)
-    prune(model, 0.5)
+    case.prune(model, 0.5)
     assert papr.is_pruned(model)
     assert not torch.equal(case.logits(model, x), dense)
     assert papr.unprune(model) is model
@@ -119,7 +136,7 @@ def test_parameters_and_state_dict_stay(case) -> None:
     model = case.build()
     keys = list(model.state_dict())
     parameters = [name for name, _ in model.named_parameters()]
-    prune(model, 0.5)
+    case.prune(model, 0.5)
     assert list(model.state_dict()) == keys
     assert [name for name, _ in model.named_parameters()] == parameters
     model.load_state_dict(case.build().state_dict())
@@ -127,7 +144,7 @@ def test_parameters_and_state_dict_stay(case) -> None:
 
 @torch.no_grad()
 def test_copies_answer_alike(case) -> None:
-    model = prune(case.build(), 0.5)
+    model = case.prune(case.build(), 0.5)
     x = images()
     expected = case.logits(model, x)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -146,28 +163,26 @@ def test_rectangles(case, height: int, width: int) -> None:
     model = case.build(size=(height, width))
     dense = copy.deepcopy(model)
     x = images(2, height, width)
-    prune(model, 0.5)
+    case.prune(model, 0.5)
     logits = case.logits(model, x)
     chosen = papr.selection(model)
-    assert chosen.grid == (height // 8, width // 8)
-    tokens = case.dense_on_kept(dense, x, chosen.indices)
-    assert (logits - case.head(dense, tokens)).abs().max() < TOLERANCE[torch.float32]
+    assert chosen.grid == (height // case.patch, width // case.patch)
+    expected = case.logits_on_kept(dense, x, model)
+    assert (logits - expected).abs().max() < TOLERANCE[torch.float32]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dtypes(case, dtype: torch.dtype) -> None:
     """The proposal follows the host's dtype; the ranking stays in float32."""
-    model = prune(case.build(), 0.5).to(dtype)
+    model = case.prune(case.build(), 0.5).to(dtype)
     x = images(dtype=dtype)
     logits = case.logits(model, x)
     assert logits.dtype == dtype
     chosen = papr.selection(model)
     assert chosen.scores is not None
     assert chosen.scores.dtype == torch.float32
-    dense = papr.unprune(model)
-    tokens = case.dense_on_kept(dense, x, chosen.indices)
-    expected = case.head(dense, tokens)
+    expected = case.logits_on_kept(papr.unprune(copy.deepcopy(model)), x, model)
     scale = expected.abs().max().clamp(min=1)
     assert (logits - expected).abs().max() < TOLERANCE[dtype] * scale
 
@@ -177,7 +192,7 @@ def test_autocast(case) -> None:
     model, x = case.build(), images()
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         expected = case.logits(model, x)
-        logits = case.logits(prune(model, 0.5), x)
+        logits = case.logits(case.prune(model, 0.5), x)
     assert logits.dtype == expected.dtype
     assert logits.isfinite().all()
     assert logits.shape == expected.shape
@@ -188,7 +203,7 @@ def test_gradients_reach_the_host_and_not_the_proposal(case) -> None:
     case.logits(model, images()).square().sum().backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]  # mask tokens
     model.zero_grad()
-    prune(model, 0.5)
+    case.prune(model, 0.5)
     net = states(model)[0].scorer.net
     before = copy.deepcopy(net.state_dict())
     case.logits(model, images()).square().sum().backward()
@@ -203,7 +218,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case) -> None:
     gradients = []
     x, other = images(2), images(2)
     for checkpointing in (False, True):
-        model = prune(case.build(), 0.5).train()
+        model = case.prune(case.build(), 0.5).train()
         if checkpointing:
             case.checkpoint(model)
         loss = case.logits(model, x).square().sum()
@@ -217,7 +232,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case) -> None:
 @torch.no_grad()
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="GPU kernels change with the batch size")
 def test_an_image_keeps_its_patches_in_any_batch(case) -> None:
-    model = prune(case.build(), 0.5)
+    model = case.prune(case.build(), 0.5)
     x = images(5)
     case.logits(model, x)
     together = papr.selection(model).indices
@@ -227,7 +242,7 @@ def test_an_image_keeps_its_patches_in_any_batch(case) -> None:
 
 
 def test_threads_do_not_see_each_other(case) -> None:
-    model = prune(case.build(), 0.5)
+    model = case.prune(case.build(), 0.5)
     inputs = [images(2) for _ in range(2)]
     with torch.no_grad():
         expected = [case.logits(model, x) for x in inputs]
@@ -250,13 +265,14 @@ def test_threads_do_not_see_each_other(case) -> None:
 
 
 @torch.no_grad()
-def test_dense_features_are_refused_or_honest(case) -> None:
+def test_dense_features_are_refused_or_honest(dropping) -> None:
     """Never a grid made of tokens that are not there."""
+    case = dropping
     if not case.intermediates:
         pytest.skip("has no forward_intermediates")
     model = case.build()
     x = images(2)
-    prune(model, 0.5)
+    case.prune(model, 0.5)
     with pytest.raises(papr.PrunedModelError, match=r"8 x 8 grid.*keep=0.5.*NLC"):
         model.forward_intermediates(x, indices=[1], intermediates_only=True)
     (tokens,) = model.forward_intermediates(
@@ -270,11 +286,11 @@ def test_dense_features_are_refused_or_honest(case) -> None:
 
 @torch.no_grad()
 def test_prune_again_uses_the_new_configuration(case) -> None:
-    model = prune(case.build(), 0.5)
+    model = case.prune(case.build(), 0.5)
     x = images()
-    prune(model, 0.25)
+    case.prune(model, 0.25)
     case.logits(model, x)
-    assert papr.selection(model).indices.shape == (3, 16)
-    assert torch.equal(case.logits(model, x), case.logits(prune(case.build(), 0.25), x))
-    prune(model, 1.0)
+    assert papr.selection(model).indices.shape == (3, case.patches() // 4)
+    assert torch.equal(case.logits(model, x), case.logits(case.prune(case.build(), 0.25), x))
+    case.prune(model, 1.0)
     assert torch.equal(case.logits(model, x), case.logits(case.build(), x))

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from tiny_case import Case, TinyProposal, attention_to, no_fast_path, proposal, prune
 from tiny_hf import HF_CASES
+from tiny_pyramid import PYRAMID_CASES
 from tiny_torchvision import TORCHVISION_CASES
 
 __all__ = [
     "CASES",
+    "DROPPING",
     "Case",
     "TinyProposal",
     "attention_to",
@@ -147,4 +149,6 @@ TIMM_CASES = {
     "beit_absolute": TimmCase(Beit, {}, 1),
 }
 
-CASES = {**TIMM_CASES, **HF_CASES, **TORCHVISION_CASES}
+#: Hosts whose tokens are dropped, and all.
+DROPPING = {**TIMM_CASES, **HF_CASES, **TORCHVISION_CASES}
+CASES = {**DROPPING, **PYRAMID_CASES}

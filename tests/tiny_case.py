@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,21 @@ class Case:
     head_prefix: int | None = None  # in the final tokens, where it differs from the cut's
     rectangles: bool = True  # whether it can be built for, or called with, non-square images
     intermediates: bool = False  # whether it has timm's forward_intermediates
+    patch: int = 8  # side of a patch in pixels; of the first stage's, where there are stages
+    pruning: Mapping[str, object] = MappingProxyType({})  # further options of papr.prune
+
+    def prune(self, model: nn.Module, keep: float = 0.5, **options: object) -> nn.Module:
+        """papr.prune with the small proposal and this case's options."""
+        return prune(model, keep, **{**self.pruning, **options})
+
+    def patches(self, height: int = 64, width: int = 64) -> int:
+        """How many there are in an image; of the first stage, where there are stages."""
+        return (height // self.patch) * (width // self.patch)
+
+    def logits_on_kept(self, dense: nn.Module, images: Tensor, pruned: nn.Module) -> Tensor:
+        """What the dense host would answer if only what `pruned` kept existed."""
+        kept = self.dense_on_kept(dense, images, papr.selection(pruned).indices)
+        return self.head(dense, kept)
 
     def build(self, depth: int = 3, size: tuple[int, int] = (64, 64), **changes: object):
         """The host with random weights, the same ones at every call, in eval mode."""
