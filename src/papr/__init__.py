@@ -21,6 +21,7 @@ from papr.errors import (
     SelectionError,
     UnsupportedModelError,
 )
+from papr.features import Features, features
 from papr.proposals import Proposal
 from papr.pruning import Support, is_pruned, prune, selection, supported, unprune
 from papr.reducers.drop import apply_papr
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",
+    "Features",
     "PaprError",
     "PaprWarning",
     "Proposal",
@@ -42,6 +44,7 @@ __all__ = [
     "Support",
     "UnsupportedModelError",
     "apply_papr",
+    "features",
     "is_pruned",
     "prune",
     "select",

@@ -13,6 +13,9 @@ from torch import Tensor
 from papr.errors import SelectionError
 from papr.significance import check_scores, describe
 
+#: What pruned patches can be filled with by name.
+FILLS = ("zero", "nearest", "mean")
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -39,12 +42,13 @@ class Selection:
         )
         return flat.scatter(1, self.indices, True).view(-1, *self.grid)
 
-    def restore(self, tokens: Tensor, fill: float = 0.0) -> Tensor:
+    def restore(self, tokens: Tensor, fill: float | str = 0.0) -> Tensor:
         """Put kept patch tokens back where they came from.
 
         Args:
             tokens: (B, K, C), in the order of `indices`, prefix tokens removed.
-            fill: the value of the patches that were pruned.
+            fill: what pruned patches get: a value, or "zero", "nearest" (the nearest kept patch on
+                the grid) or "mean" (of the image's kept patches).
 
         Returns:
             (B, C, *grid), dtype of `tokens`.
@@ -59,8 +63,7 @@ class Selection:
                 f"got {describe(tokens)}"
             )
         channels = tokens.shape[-1]
-        dense = tokens.new_full((batch, math.prod(self.grid), channels), fill)
-        dense = dense.scatter(1, self.indices.unsqueeze(-1).expand(-1, -1, channels), tokens)
+        dense = _filled(tokens, self, fill)
         return dense.transpose(1, 2).reshape(batch, channels, *self.grid)
 
 
@@ -156,6 +159,40 @@ def put_rows(kept: Tensor, indices: Tensor, into: Tensor) -> Tensor:
     rows = kept.reshape(-1, channels)
     flat = into.reshape(-1, channels).index_copy(0, _flat(indices, patches), rows)
     return flat.view(batch, patches, channels)
+
+
+def fill_pruned(features: Tensor, selection: Selection, fill: float | str) -> Tensor:
+    """A map (B, C, *grid) with its pruned cells filled in; see `Selection.restore`."""
+    kept = take_rows(features.flatten(2).transpose(1, 2), selection.indices)
+    return selection.restore(kept, fill)
+
+
+def _filled(tokens: Tensor, selection: Selection, fill: float | str) -> Tensor:
+    """Kept tokens (B, K, C) to all patches, (B, N, C)."""
+    batch, _, channels = tokens.shape
+    patches = math.prod(selection.grid)
+    if isinstance(fill, str):
+        check_fill(fill)
+        if fill == "nearest":
+            return take_rows(tokens, _nearest(selection))
+        value = tokens.mean(1, keepdim=True) if fill == "mean" else tokens.new_zeros(1, 1, 1)
+        dense = value.expand(batch, patches, channels)
+    else:
+        dense = tokens.new_full((batch, patches, channels), fill)
+    return put_rows(tokens, selection.indices, dense)
+
+
+def check_fill(fill: str) -> None:
+    """Raise SelectionError where `fill` is not the name of a policy."""
+    if fill not in FILLS:
+        raise SelectionError(f"expected fill among {', '.join(FILLS)}, got {fill!r}")
+
+
+def _nearest(selection: Selection) -> Tensor:
+    """For every patch which kept one is nearest, (B, N); of two at one distance the first."""
+    sides = [torch.arange(side, device=selection.indices.device) for side in selection.grid]
+    places = torch.cartesian_prod(*sides).float()  # (N, axes)
+    return torch.cdist(places, places[selection.indices]).argmin(dim=2)
 
 
 def _flat(indices: Tensor, patches: int) -> Tensor:

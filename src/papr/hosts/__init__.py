@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from papr.errors import UnsupportedModelError
 from papr.graft import Grafted, check_graftable
@@ -38,6 +38,10 @@ class Plan:
         entry: dotted path of the module the pixels come in at, and its behaviour.
         cuts: the other sites; left alone at keep = 1.
         facts: what else pruning must know of the host.
+        features: (host, pixels) and what else its forward takes, to the host's last features:
+            tokens (B, P + K, C) or a map (B, C, H, W).
+        empties: whether the cells of that map that were not selected are zero.
+        feature_prefix: how many of those tokens are no patches.
         kept_attention: the other sites with attention="kept"; None where the host has no such
             mode.
     """
@@ -46,6 +50,9 @@ class Plan:
     entry: tuple[str, type[Grafted]]
     cuts: tuple[Cut, ...]
     facts: HostFacts
+    features: Callable[..., Tensor]
+    feature_prefix: int = 0
+    empties: bool = False
     kept_attention: tuple[Cut, ...] | None = None
 
 

@@ -3,10 +3,9 @@
 Callables here are classes rather than closures, so that a pruned host pickles.
 """
 
-import math
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 Grid = tuple[int, ...]
 Rule = tuple[tuple[int, int, int, int], tuple[int, int, int, int]]
@@ -45,11 +44,13 @@ class Convolved:
         return tuple(grids)
 
 
-def stem_layout(stem: nn.Module, size: tuple[int, int]) -> tuple[Grid, tuple[int, int]]:
+def stem_layout(stem: nn.Module, size: Sequence[int]) -> tuple[Grid, tuple[int, int]]:
     """The grid that a stem of convolutions makes of pixels, and the (height, width) it covers."""
     convs = convolutions(stem)
-    grid = convolved(size, [conv_rule(conv) for conv in convs])
-    rows, columns = (math.prod(conv.stride[axis] for conv in convs) for axis in (0, 1))
+    grid = convolved(tuple(size), [conv_rule(conv) for conv in convs])
+    rows, columns = 1, 1
+    for conv in convs:
+        rows, columns = rows * conv.stride[0], columns * conv.stride[1]
     return grid, (grid[0] * rows, grid[1] * columns)
 
 
@@ -77,3 +78,8 @@ def convolved(size: Grid, rules: Sequence[Rule]) -> Grid:
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
     """The convolutions in a module, in order."""
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+def on_grid(tokens: Tensor, grid: Grid) -> Tensor:
+    """Tokens of every patch, (B, H * W, C), as a map (B, C, H, W)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)

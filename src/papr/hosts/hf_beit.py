@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from papr.graft import Filler
 from papr.hosts import Cut, Plan
-from papr.hosts.hf_common import EmbeddingsCut, EmbeddingsCutFirst, EmbeddingsEntry, read_facts
+from papr.hosts.hf_common import (
+    EmbeddingsCut,
+    EmbeddingsCutFirst,
+    EmbeddingsEntry,
+    last_hidden,
+    read_facts,
+)
 from papr.hosts.sites import Site
 from papr.hosts.timm_beit import with_class_token
 from papr.reducers.drop import drop
@@ -123,7 +129,7 @@ def plan(model: nn.Module) -> Plan:
             path for path, _ in model.named_modules() if path.endswith(".relative_position_bias")
         ]
         cuts = [Cut("encoder", EncoderCut), *(Cut(path, OwnBias) for path in biases)]
-        return Plan(name, ("embeddings", EmbeddingsEntry), tuple(cuts), facts)
+        return Plan(name, ("embeddings", EmbeddingsEntry), tuple(cuts), facts, last_hidden, 1)
     own = [
         f"layers.{i}"
         for i, layer in enumerate(model.layers)  # type: ignore[arg-type]
@@ -131,10 +137,10 @@ def plan(model: nn.Module) -> Plan:
     ]
     shared = model.shared_position_bias is not None
     if not own and not shared:
-        return Plan(name, ("embeddings", EmbeddingsCut), (), facts)
+        return Plan(name, ("embeddings", EmbeddingsCut), (), facts, last_hidden, 1)
     cuts = [Cut("shared_position_bias", SharedBias)]
     if own:
         cuts = [Cut("shared_position_bias", CarriedBias)]
         cuts += [Cut(path, BiasedLayer) for path in own]
         cuts += [Cut(f"{path}.relative_position_bias", OwnBias) for path in own]
-    return Plan(name, ("embeddings", EmbeddingsCutFirst), tuple(cuts), facts)
+    return Plan(name, ("embeddings", EmbeddingsCutFirst), tuple(cuts), facts, last_hidden, 1)

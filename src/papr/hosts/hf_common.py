@@ -80,6 +80,12 @@ def read_facts(model: nn.Module) -> HostFacts:
     return HostFacts(prefix, class_token, conv.in_channels)
 
 
+def last_hidden(model: nn.Module, pixels: Tensor, **options: Any) -> Tensor:
+    """A vision tower's `last_hidden_state`, (B, P + N, C)."""
+    hidden: Tensor = model(pixels, **options)[0]
+    return hidden
+
+
 _PREFIX = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
 
 
@@ -94,5 +100,6 @@ def plan_inside(model: nn.Module, path: str) -> Plan:
         plan,
         entry=(f"{path}.{plan.entry[0]}", plan.entry[1]),
         cuts=outside(plan.cuts),
+        features=lambda host, *args, **kw: plan.features(host.get_submodule(path), *args, **kw),
         kept_attention=None if plan.kept_attention is None else outside(plan.kept_attention),
     )

@@ -6,10 +6,10 @@ V2's response normalisation takes its statistics over kept positions.
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Convolved, convolutions
+from papr.hosts.grids import Convolved, convolutions, on_grid, stem_layout
 from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
@@ -54,15 +54,24 @@ def plan(model: nn.Module) -> Plan:
                 Cut(f"{path}.{names.norm}", Take, i),
                 Cut(f"{path}.{names.last}", Put, i),
             ]
+    pyramid = Convolved([[], *(convolutions(getattr(s, names.between)) for s in stages[1:])])
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
         channels=convolutions(model.get_submodule(names.entry))[0].in_channels,
-        pyramid=Convolved([[], *(convolutions(getattr(s, names.between)) for s in stages[1:])]),
+        pyramid=pyramid,
         stages=len(stages),
     )
+
+    def last_map(host: nn.Module, pixels: Tensor, **options: Any) -> Tensor:
+        hidden = host(pixels, **options)[0]
+        if hidden.ndim == 4:
+            return hidden  # type: ignore[no-any-return]
+        first, _ = stem_layout(host.get_submodule(names.entry), pixels.shape[-2:])
+        return on_grid(hidden[:, 1:], pyramid(first)[-1])  # DINOv3's puts the mean first
+
     name = f"transformers {type(model).__name__}"
-    return Plan(name, (names.entry, StemEntry), tuple(cuts), facts)
+    return Plan(name, (names.entry, StemEntry), tuple(cuts), facts, last_map, empties=True)
 
 
 def _names(model: nn.Module) -> _Names:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.hf_common import EmbeddingsCutFirst, read_facts
+from papr.hosts.hf_common import EmbeddingsCutFirst, last_hidden, read_facts
 from papr.hosts.sites import Site
 
 
@@ -23,4 +23,6 @@ def plan(model: nn.Module) -> Plan:
     """Cut a DINOv3ViTModel."""
     cuts = (Cut("rope_embeddings", RotaryCut),)
     facts = read_facts(model)
-    return Plan("transformers DINOv3ViTModel", ("embeddings", EmbeddingsCutFirst), cuts, facts)
+    entry = ("embeddings", EmbeddingsCutFirst)
+    name = "transformers DINOv3ViTModel"
+    return Plan(name, entry, cuts, facts, last_hidden, facts.prefix_tokens)

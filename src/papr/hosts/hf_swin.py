@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Halving, convolutions
+from papr.hosts.grids import Halving, convolutions, on_grid
 from papr.hosts.pyramid import Block, End, Put, Take
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
@@ -44,4 +44,11 @@ def plan(model: nn.Module) -> Plan:
         stages=len(stages),
     )
     name = f"transformers {type(model).__name__}"
-    return Plan(name, ("embeddings", PaddingEntry), tuple(cuts), facts)
+    patch = convolutions(model.get_submodule("embeddings"))[0].stride
+    pyramid = Halving(len(stages))
+
+    def last_map(host: nn.Module, pixels: Tensor, **options: Any) -> Tensor:
+        first = tuple(-(-n // p) for n, p in zip(pixels.shape[-2:], patch, strict=True))
+        return on_grid(host(pixels, **options)[0], pyramid(first)[-1])
+
+    return Plan(name, ("embeddings", PaddingEntry), tuple(cuts), facts, last_map)

@@ -6,13 +6,13 @@ ViT, DeiT, ViTMSN, I-JEPA, DINOv2 with and without registers, CLIP's and SigLIP'
 from torch import nn
 
 from papr.hosts import Plan
-from papr.hosts.hf_common import EmbeddingsCut, plan_inside, read_facts
+from papr.hosts.hf_common import EmbeddingsCut, last_hidden, plan_inside, read_facts
 
 
 def plan(model: nn.Module) -> Plan:
     """Cut a vision tower at its embeddings."""
     if not hasattr(model, "embeddings") and hasattr(model, "vision_model"):
         return plan_inside(model, "vision_model")  # CLIP and SigLIP before their towers were merged
-    return Plan(
-        f"transformers {type(model).__name__}", ("embeddings", EmbeddingsCut), (), read_facts(model)
-    )
+    facts, name = read_facts(model), f"transformers {type(model).__name__}"
+    entry = ("embeddings", EmbeddingsCut)
+    return Plan(name, entry, (), facts, last_hidden, facts.prefix_tokens)

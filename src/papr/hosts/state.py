@@ -102,8 +102,7 @@ class HostState:
             entry: the module the pixels came in at.
         """
         if self.dense:
-            everything = torch.arange(math.prod(grid), device=pixels.device)
-            self._put(((everything.expand(pixels.shape[0], -1), None, grid),))
+            self._put(tuple(_everything(pixels, g) for g in self._grids(grid)))
             self.finish()  # there is no cut that would
             return
         if torch.compiler.is_compiling():
@@ -114,10 +113,11 @@ class HostState:
         assert scorer is not None
         raw = scorer(pixels)
         check_scores(raw)
-        grids = (grid,) if self.facts.pyramid is None else self.facts.pyramid(grid)
-        self._put(
-            tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in enumerate(grids))
-        )
+        grids = enumerate(self._grids(grid))
+        self._put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
+
+    def _grids(self, grid: Grid) -> tuple[Grid, ...]:
+        return (grid,) if self.facts.pyramid is None else self.facts.pyramid(grid)
 
     def prunes(self, stage: int) -> bool:
         """Whether a stage of a hierarchical host is pruned (the only one of others always is)."""
@@ -253,6 +253,11 @@ _NO_BACKWARD = -1
 def _backward_task() -> int:
     """Which backward pass this thread is in, -1 outside; what PyTorch's checkpoints go by too."""
     return torch._C._current_graph_task_id()
+
+
+def _everything(pixels: Tensor, grid: Grid) -> _Stage:
+    indices = torch.arange(math.prod(grid), device=pixels.device)
+    return indices.expand(pixels.shape[0], -1), None, grid
 
 
 def warn_unknown_statistics(model: nn.Module, proposal: Proposal) -> None:

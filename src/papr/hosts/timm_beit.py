@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from papr.graft import Filler
 from papr.hosts import Cut, Plan
 from papr.hosts.sites import DropCut, Site, TimmDropEntry
-from papr.hosts.timm_common import read_facts
+from papr.hosts.timm_common import last_tokens, read_facts
 
 
 class CutBeforeBias(DropCut):
@@ -87,4 +87,11 @@ def plan(model: nn.Module) -> Plan:
     else:
         cuts.append(Cut("pos_drop", DropCut))
     facts = read_facts(model, prefix_tokens=1, class_token=True)
-    return Plan("timm Beit", ("patch_embed", TimmDropEntry), tuple(cuts), facts)
+    return Plan(
+        "timm Beit",
+        ("patch_embed", TimmDropEntry),
+        tuple(cuts),
+        facts,
+        last_tokens,
+        feature_prefix=1,
+    )

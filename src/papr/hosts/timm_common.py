@@ -1,6 +1,8 @@
 """What the timm families have in common."""
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from papr.config import Triple, check_statistics
 from papr.errors import ConfigError, UnsupportedModelError
@@ -30,6 +32,12 @@ def read_facts(model: nn.Module, prefix_tokens: int, class_token: bool) -> HostF
     channels = next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
     mean, std = input_statistics(model)
     return HostFacts(prefix_tokens, class_token, channels, mean, std)
+
+
+def last_tokens(model: nn.Module, pixels: Tensor, **options: Any) -> Tensor:
+    """What a timm host has before its head, (B, P + N, C)."""
+    tokens: Tensor = model.forward_features(pixels, **options)  # type: ignore[operator]
+    return tokens
 
 
 def input_statistics(model: object) -> tuple[Triple | None, Triple | None]:

@@ -20,7 +20,7 @@ from papr.hosts.pyramid import (
 )
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
-from papr.hosts.timm_common import input_statistics
+from papr.hosts.timm_common import input_statistics, last_tokens
 
 
 def plan(model: nn.Module) -> Plan:
@@ -46,4 +46,4 @@ def plan(model: nn.Module) -> Plan:
         pyramid=Convolved([convolutions(stage.downsample) for stage in stages]),
         stages=len(stages),
     )
-    return Plan("timm ConvNeXt", ("stem", StemEntry), tuple(cuts), facts)
+    return Plan("timm ConvNeXt", ("stem", StemEntry), tuple(cuts), facts, last_tokens, empties=True)

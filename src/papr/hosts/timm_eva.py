@@ -4,10 +4,12 @@ The slot `patch_drop` (None by default) may return the kept indices; Eva then ga
 tables itself, those that differ by depth too.
 """
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.sites import Site, TimmDropEntry
+from papr.hosts.sites import Site
 from papr.hosts.timm_vit import plan as plan_vit
 from papr.reducers.drop import drop
 
@@ -23,6 +25,4 @@ class IndexedCut(Site):
 
 def plan(model: nn.Module) -> Plan:
     """Cut an Eva."""
-    facts = plan_vit(model).facts
-    cuts = (Cut("patch_drop", IndexedCut),)
-    return Plan("timm Eva", ("patch_embed", TimmDropEntry), cuts, facts)
+    return replace(plan_vit(model), family="timm Eva", cuts=(Cut("patch_drop", IndexedCut),))

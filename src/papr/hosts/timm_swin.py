@@ -16,7 +16,7 @@ from papr.hosts.grids import Halving
 from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
 from papr.hosts.pyramid import Block, End, Put, StageSite, Take
 from papr.hosts.sites import TimmEntry
-from papr.hosts.timm_common import read_facts
+from papr.hosts.timm_common import last_tokens, read_facts
 from papr.reducers.windows import attend_in_windows
 
 
@@ -117,4 +117,11 @@ def plan(model: nn.Module) -> Plan:
     facts = read_facts(model, prefix_tokens=0, class_token=False)
     facts = replace(facts, pyramid=Halving(len(layers)), stages=len(layers))
     name = "timm Swin V2" if second else "timm Swin"
-    return Plan(name, ("patch_embed", TimmEntry), tuple(cuts), facts, tuple(kept))
+    return Plan(
+        name,
+        ("patch_embed", TimmEntry),
+        tuple(cuts),
+        facts,
+        lambda host, pixels: last_tokens(host, pixels).permute(0, 3, 1, 2),
+        kept_attention=tuple(kept),
+    )

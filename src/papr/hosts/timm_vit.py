@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.sites import Site, TimmDropEntry
-from papr.hosts.timm_common import read_facts
+from papr.hosts.timm_common import last_tokens, read_facts
 from papr.reducers.drop import drop
 
 
@@ -25,4 +25,11 @@ def plan(model: nn.Module) -> Plan:
     has_class_token = getattr(model, "cls_token", None) is not None
     facts = read_facts(model, prefix_tokens, has_class_token)
     cuts = (Cut("patch_drop", PatchDropCut),)
-    return Plan("timm VisionTransformer", ("patch_embed", TimmDropEntry), cuts, facts)
+    return Plan(
+        "timm VisionTransformer",
+        ("patch_embed", TimmDropEntry),
+        cuts,
+        facts,
+        last_tokens,
+        prefix_tokens,
+    )

@@ -37,4 +37,11 @@ def plan(model: nn.Module) -> Plan:
         pyramid=Convolved(between),
         stages=len(stages),
     )
-    return Plan("torchvision ConvNeXt", ("features.0", StemEntry), tuple(cuts), facts)
+    return Plan(
+        "torchvision ConvNeXt",
+        ("features.0", StemEntry),
+        tuple(cuts),
+        facts,
+        lambda host, pixels: host.features(pixels),
+        empties=True,
+    )

@@ -88,4 +88,11 @@ def plan(model: nn.Module) -> Plan:
         pyramid=Halving(len(stages)),
         stages=len(stages),
     )
-    return Plan("torchvision Swin", ("features.0", StemEntry), tuple(cuts), facts, tuple(kept))
+    return Plan(
+        "torchvision Swin",
+        ("features.0", StemEntry),
+        tuple(cuts),
+        facts,
+        lambda host, pixels: host.permute(host.norm(host.features(pixels))),
+        kept_attention=tuple(kept),
+    )

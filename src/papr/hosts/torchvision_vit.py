@@ -25,4 +25,18 @@ def plan(model: nn.Module) -> Plan:
     conv = next(m for m in model.get_submodule("conv_proj").modules() if isinstance(m, nn.Conv2d))
     facts = HostFacts(prefix_tokens=1, class_token=True, channels=conv.in_channels)
     cuts = (Cut("encoder.dropout", DropCut),)
-    return Plan("torchvision VisionTransformer", ("conv_proj", ProjectionEntry), cuts, facts)
+    entry = ("conv_proj", ProjectionEntry)
+    return Plan("torchvision VisionTransformer", entry, cuts, facts, _last_tokens, 1)
+
+
+def _last_tokens(model: nn.Module, pixels: Tensor) -> Tensor:
+    """What the encoder answers, (B, 1 + N, C): there is no method for that, so it is overheard."""
+    seen: list[Tensor] = []
+    handle = model.get_submodule("encoder").register_forward_hook(
+        lambda module, args, tokens: seen.append(tokens)
+    )
+    try:
+        model(pixels)
+    finally:
+        handle.remove()
+    return seen[0]
