@@ -1,9 +1,10 @@
 """Does int8 stack with pruning? ViT-B/16, batch 8: float32 and int8, dense and pruned, in turns.
 
 int8 is torchao's dynamic quantisation of linear layers: weights per row, activations per token as
-they come. Eagerly every layer quantises, multiplies and rescales in passes of its own, which on a
-CPU can eat up what the multiplication gains; --compile fuses them, and compiles the float32 rivals
-too. The weights are random, which timing does not mind; how far int8 moves the logits stands beside.
+they come. Eagerly every layer quantises, multiplies and rescales in passes of its own; --compile
+fuses them, and compiles the float32 rivals too. How much int8 gains hangs on the processor (VNNI,
+AMX). The weights are random, which timing does not mind; beside it stands how far int8 moves the
+logits.
 """
 
 import copy
