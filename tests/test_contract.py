@@ -177,8 +177,13 @@ def test_dtypes(case, dtype: torch.dtype) -> None:
     """The proposal follows the host's dtype; the ranking stays in float32."""
     model = case.prune(case.build(), 0.5).to(dtype)
     x = images(dtype=dtype)
+    (state,) = states(model)
+    seen = []
+    note = state.scorer.net.stem.register_forward_hook(lambda net, x, y: seen.extend([x[0], y]))
     logits = case.logits(model, x)
+    note.remove()  # the replica serves other tests too
     assert logits.dtype == dtype
+    assert [t.dtype for t in seen] == [dtype, dtype]  # the network that looked, and once
     chosen = papr.selection(model)
     assert chosen.scores is not None
     assert chosen.scores.dtype == torch.float32
@@ -247,14 +252,18 @@ def test_threads_do_not_see_each_other(case) -> None:
     with torch.no_grad():
         expected = [case.logits(model, x) for x in inputs]
     barrier = threading.Barrier(2, timeout=60)
-    wrong: list[int] = []
+    wrong: list[object] = []
 
     def run(which: int) -> None:
-        for _ in range(10):
-            barrier.wait()
-            with torch.no_grad():
-                if not torch.equal(case.logits(model, inputs[which]), expected[which]):
-                    wrong.append(which)
+        try:
+            for _ in range(10):
+                barrier.wait()
+                with torch.no_grad():
+                    if not torch.equal(case.logits(model, inputs[which]), expected[which]):
+                        wrong.append(which)
+        except Exception as error:  # a thread's exception reaches nobody by itself
+            wrong.append(error)
+            barrier.abort()
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
     for thread in threads:

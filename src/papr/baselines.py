@@ -14,16 +14,23 @@ Scores = Callable[[Tensor], Tensor]
 def random_scores(seed: int = 0, cell: int = 8) -> Scores:
     """Uniform noise: every patch has the same chance. Another draw at each call.
 
+    The noise is drawn where the pixels are, so that no copy makes the device wait. The same seed
+    gives the same draws on the same kind of device, and others on another kind: a CPU and a GPU
+    generate numbers each in their own way.
+
     Args:
-        seed: of the generator, which lies on the CPU.
+        seed: of the generators, one for each device that pixels come from.
         cell: pixels a score covers along each side.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators: dict[torch.device, torch.Generator] = {}
 
     def scores(pixels: Tensor) -> Tensor:
+        device = pixels.device
+        if device not in generators:
+            generators[device] = torch.Generator(device).manual_seed(seed)
         batch, _, height, width = pixels.shape
-        noise = torch.rand(batch, height // cell, width // cell, generator=generator)
-        return noise.to(pixels.device)
+        shape = (batch, height // cell, width // cell)
+        return torch.rand(shape, generator=generators[device], device=device)
 
     return scores
 

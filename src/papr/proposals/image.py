@@ -124,7 +124,8 @@ class Proposal:
         affine = None if reference else self._affine(host_mean, host_std)
         with torch.inference_mode(False):  # a host pruned for inference may be trained later
             net = self._replica(device, dtype)
-            return NetScorer(net, self._call, DEFAULT_SIZE if default else chosen, default, affine)
+            run_at = DEFAULT_SIZE if default else chosen
+            return NetScorer(net, self._call, run_at, default, affine).eval()
 
     def _affine(self, mean: Triple | None, std: Triple | None) -> tuple[Triple, Triple] | None:
         """(scale, shift) that undo the host's normalisation and apply the proposal's."""

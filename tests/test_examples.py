@@ -1,0 +1,69 @@
+"""The examples run as a reader would run them, only smaller."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ROW = re.compile(r"^(.+?)  +\d+ \(\d+-\d+\) +(\d+\.\d\d)x \(.+?\) +([01]\.\d{3})$", re.MULTILINE)
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def table(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
+    assert done.returncode == 0, done.stderr
+    return {row[0]: (row[1], row[2]) for row in ROW.findall(done.stdout)}
+
+
+def test_finetune_on_synthetic_images() -> None:
+    done = run("finetune.py", "--steps", 3, "--batch", 2, "--size", 64, "--test", 4)
+    rows = table(done)
+    assert list(rows) == ["dense", "papr, keep 0.5", "random, keep 0.5"]
+    assert rows["dense"][0] == "1.00"
+    assert re.search(r"dense, pruned afterwards .*not trained pruned +[01]\.\d{3}", done.stdout)
+    assert "synthetic images, 64 px, batch 2; weights to start from: random" in done.stdout
+
+
+def test_finetune_on_a_folder_of_images(tmp_path: Path) -> None:
+    """Ten images of two classes: eight to train on, two to test on."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            noise = torch.randint(256, (40 + i, 50, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(noise).save(tmp_path / name / f"{i}.png")
+    done = run("finetune.py", "--data", tmp_path, "--steps", 2, "--batch", 4, "--size", 32)
+    rows = table(done)
+    assert {right for _, right in rows.values()} <= {"0.000", "0.500", "1.000"}
+    assert f"images of {tmp_path.name}, 32 px" in done.stdout
+
+
+def test_finetune_refuses_in_one_line() -> None:
+    for wrong, message in [
+        (["--data", "no/such/folder"], "expected a folder, no/such/folder is none"),
+        (["--keep", "1.5"], "expected 0 < keep <= 1, got 1.5"),
+    ]:
+        done = run("finetune.py", *wrong)
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+
+def test_finetune_help_teaches() -> None:
+    done = run("finetune.py", "--help")
+    assert done.returncode == 0
+    for word in ("SYNTHETIC", "RANDOM weights", "--keep", "--data", "quartiles", "proposal"):
+        assert word in done.stdout
