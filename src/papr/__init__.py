@@ -14,6 +14,7 @@ Faster Inference", ECCV 2024, arXiv 2403.16020.
 from papr.config import PruneConfig
 from papr.errors import (
     ConfigError,
+    ExportError,
     PaprError,
     PaprWarning,
     ProposalError,
@@ -21,6 +22,7 @@ from papr.errors import (
     SelectionError,
     UnsupportedModelError,
 )
+from papr.exporting import Exported, export
 from papr.proposals import Proposal
 from papr.pruning import Support, is_pruned, prune, selection, supported, unprune
 from papr.reducers.drop import apply_papr
@@ -31,6 +33,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",
+    "ExportError",
+    "Exported",
     "PaprError",
     "PaprWarning",
     "Proposal",
@@ -42,6 +46,7 @@ __all__ = [
     "Support",
     "UnsupportedModelError",
     "apply_papr",
+    "export",
     "is_pruned",
     "prune",
     "select",
