@@ -59,9 +59,11 @@ class NetScorer(Scorer):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), normalised for the host, to scores (B, h, w), float32."""
-        x = resize(pixels, self.size, self.shrink_only).to(self.dtype)
-        if self.scale is not None and self.shift is not None:
-            x = torch.addcmul(self.shift, x, self.scale)
+        if torch.onnx.is_in_onnx_export():
+            # the two commute, and OpenVINO cannot run a scale of channels right after a product
+            x = resize(self._renormalise(pixels.to(self.dtype)), self.size, self.shrink_only)
+        else:
+            x = self._renormalise(resize(pixels, self.size, self.shrink_only).to(self.dtype))
         x = x.contiguous(memory_format=torch.channels_last)
         scores = channel_mean(getattr(self.net, self.call)(x))
         if scores.shape[0] != pixels.shape[0]:
@@ -70,6 +72,12 @@ class NetScorer(Scorer):
                 f"got {describe(scores)}"
             )
         return scores
+
+    def _renormalise(self, pixels: Tensor) -> Tensor:
+        """From the host's normalisation to the proposal's."""
+        if self.scale is None or self.shift is None:
+            return pixels
+        return torch.addcmul(self.shift, pixels, self.scale)
 
 
 class CallableScorer(Scorer):
