@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 import papr
 from papr.exporting import TOLERANCE, differences
@@ -17,6 +18,8 @@ from papr.graft import Grafted
 from papr.proposals.scorers import resize_by_matrices
 from tiny import CASES, prune
 
+if TorchVersion(torch.__version__) < (2, 8):
+    pytest.skip("ONNX needs torch 2.8", allow_module_level=True)
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: export")
 openvino = pytest.importorskip("openvino", reason="needs the extra: export")
 

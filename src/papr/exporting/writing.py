@@ -1,7 +1,6 @@
 """Write a model to one file, and leave it there only if it answers as the model does."""
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from papr.errors import ConfigError, ExportError, SelectionError
 from papr.exporting.agreement import (
@@ -28,6 +28,7 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch"}
 
 _OPSET = 18  # what the exporter writes without converting; every runtime of today reads it
 _INPUT = "pixels"
+_TORCH = (2, 8)  # before, code could not know that it is being exported to ONNX
 _ONE_FILE = 2**31 - 2**26  # bytes of weights; protobuf ends at 2 GiB, the graph needs some of it
 
 
@@ -136,6 +137,8 @@ def chosen_format(path: Path, format: str | None) -> str:
 
 
 def _check_onnx(eager: Plain) -> None:
+    if TorchVersion(torch.__version__) < _TORCH:
+        raise ExportError(f"expected torch 2.8 or newer for ONNX, got {torch.__version__}")
     require("onnx", "onnxscript", "onnxruntime")
     tensors = [*eager.parameters(), *eager.buffers()]
     other = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
@@ -215,10 +218,8 @@ def _dynamic() -> dict[str, dict[int, object]]:
 
 @contextlib.contextmanager
 def _exporting(eager: Plain) -> Iterator[None]:
-    """Quiet exporters whose errors are one line."""
-    level = logging.root.manager.disable
+    """Exporters without their warnings, and with errors of one line."""
     try:
-        logging.disable(logging.WARNING)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
@@ -226,8 +227,6 @@ def _exporting(eager: Plain) -> Iterator[None]:
         raise ExportError(
             f"cannot export {type(eager.model).__name__}: {first_line(error)}"
         ) from error
-    finally:
-        logging.disable(level)
 
 
 _WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
