@@ -28,7 +28,7 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch"}
 
 _OPSET = 18  # what the exporter writes without converting; every runtime of today reads it
 _INPUT = "pixels"
-_TORCH = (2, 8)  # before, code could not know that it is being exported to ONNX
+_TORCH = "2.8"  # before, code could not know that it is being exported to ONNX
 _ONE_FILE = 2**31 - 2**26  # bytes of weights; protobuf ends at 2 GiB, the graph needs some of it
 
 
@@ -138,7 +138,7 @@ def chosen_format(path: Path, format: str | None) -> str:
 
 def _check_onnx(eager: Plain) -> None:
     if TorchVersion(torch.__version__) < _TORCH:
-        raise ExportError(f"expected torch 2.8 or newer for ONNX, got {torch.__version__}")
+        raise ExportError(f"expected torch {_TORCH} or newer for ONNX, got {torch.__version__}")
     require("onnx", "onnxscript", "onnxruntime")
     tensors = [*eager.parameters(), *eager.buffers()]
     other = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
