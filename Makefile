@@ -1,4 +1,5 @@
 # make demo: see it work.  make test: run the tests.  make check: lint and types.
+# make table: run the tests that decide what works, and write docs/capabilities.md from them.
 # Each makes its own virtual environment in .venv; PYTHON chooses the interpreter.
 
 PYTHON ?= python3
@@ -6,13 +7,16 @@ VENV ?= .venv
 JOBS ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format test-oldest clean
+.PHONY: demo test table check format test-oldest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/papr demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS)
+
+table: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) -m capability --capabilities docs/capabilities.md
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

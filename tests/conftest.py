@@ -15,11 +15,36 @@ DEVICE = torch.device(os.environ.get("PAPR_TEST_DEVICE", "cpu"))
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--capabilities",
+        type=Path,
+        help="write the table of what works there, from the outcomes of this run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Workers of pytest-xdist share the cores instead of fighting for them."""
+    config.addinivalue_line("markers", "capability(column): decides a column of the table")
+    if config.getoption("--capabilities") and not hasattr(config, "workerinput"):
+        from capabilities import Recorder
+
+        config.pluginmanager.register(Recorder(config.getoption("--capabilities")))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that decide a cell of the capabilities' table say so in their reports."""
+    from capabilities import LIMITS, cell_of
+
+    for item in items:
+        cell = cell_of(item)
+        if cell is not None:
+            item.user_properties.append(("capability", list(cell)))
+            if cell in LIMITS:
+                item.add_marker(pytest.mark.xfail(reason=LIMITS[cell], strict=True))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The commands as a newcomer runs them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.torch_version import TorchVersion
 from typer.testing import CliRunner
 
 from papr.cli import app
@@ -92,6 +94,28 @@ def test_bench(tmp_path: Path) -> None:
     assert pruned["speedup"][0] > 0
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_export(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra: export")
+    if suffix == ".onnx" and TorchVersion(torch.__version__) < (2, 8):
+        pytest.skip("ONNX needs torch 2.8")
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "deep" / f"vit{suffix}"
+    arguments = ["export", "vit_tiny_patch16_224", "--random", "--keep", "0.3", "--out", str(path)]
+    result = runner.invoke(app, [*arguments, "--img-size", "64x96", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert "(random weights), keep 0.3 of the 4 x 6 patches" in result.output
+    assert "input pixels (batch, 3, 64, 96), output logits" in result.output
+    checked = re.findall(r"(\S+) at batch (1|3|8)", result.output)
+    assert [b for _, b in checked] == ["1", "3", "8"] * (2 if suffix == ".onnx" else 1)
+    assert all(float(gap) < 1e-4 for gap, _ in checked)
+    rows = re.findall(r"(eager|Runtime|torch.export) +([\d.]+) +([\d.]+) +([\d.]+)", result.output)
+    assert [row[0] for row in rows] == ["eager", "Runtime" if suffix == ".onnx" else "torch.export"]
+    program = torch.export.load(path).module() if suffix == ".pt2" else None
+    assert program is None or program(torch.randn(2, 3, 64, 96)).shape == (2, 1000)
+
+
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
     monkeypatch.setattr("papr.cli.demo.HOST", "vit_tiny_patch16_224")
@@ -117,6 +141,14 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["bench", "--device", "abacus"], "error: cannot use the device 'abacus'"),
         (["bench", "--model", "nope"], "expected --model to be the name of a timm model"),
         (["bench", "--model", "resnet18", "--batch", "1"], "error: cannot prune ResNet"),
+        (
+            ["export", "vit_tiny_patch16_224", "--out", "m.bin"],
+            "expected a path that ends in .onnx",
+        ),
+        (["export", "nope", "--out", "m.onnx"], "expected the name of a timm model, got 'nope'"),
+        (["export", "nope", "--out", "m.onnx", "--img-size", "a"], "expected --img-size such as"),
+        (["export", "nope", "--out", "m.onnx", "--keep", "2"], "expected 0 < keep <= 1, got 2.0"),
+        (["export", "resnet18", "--random", "--out", "m.onnx"], "error: cannot prune ResNet"),
         (["mask", "/no/such/file"], "expected an image or a folder, /no/such/file does not exist"),
         (["mask", ".", "--size", "16", "--patch", "32"], "expected --size of at least one patch"),
         (["mask", ".", "--proposal-size", "x"], "expected --proposal-size such as 160"),
@@ -132,7 +164,7 @@ def test_errors_in_one_line(arguments: list[str], message: str) -> None:
 
 
 def test_help_of_every_command() -> None:
-    for command in ([], ["demo"], ["mask"], ["bench"]):
+    for command in ([], ["demo"], ["mask"], ["bench"], ["export"]):
         result = runner.invoke(app, [*command, "--help"])
         assert result.exit_code == 0
         assert "--" in result.output

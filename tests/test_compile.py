@@ -100,6 +100,7 @@ def test_every_order(name: str, backend: CountingBackend) -> None:
     assert torch.equal(case.logits(compiled, x), eager[1.0])
 
 
+@pytest.mark.capability("torch.compile")
 @torch.no_grad()
 def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> None:
     model = case.prune(case.build(depth=2), 0.5)
@@ -219,6 +220,7 @@ def test_inductor_with_the_embedded_proposal() -> None:
     assert (logits - expected).abs().max() < 1e-4
 
 
+@pytest.mark.capability("torch.export")
 @torch.no_grad()
 def test_export_with_a_dynamic_batch(case) -> None:
     model = case.prune(case.build(depth=2), 0.5)

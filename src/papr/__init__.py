@@ -14,6 +14,7 @@ Faster Inference", ECCV 2024, arXiv 2403.16020.
 from papr.config import PruneConfig
 from papr.errors import (
     ConfigError,
+    ExportError,
     PaprError,
     PaprWarning,
     ProposalError,
@@ -21,7 +22,8 @@ from papr.errors import (
     SelectionError,
     UnsupportedModelError,
 )
-from papr.features import Features, features
+from papr.exporting import Exported, export
+from papr.feature_maps import Features, features
 from papr.proposals import Proposal
 from papr.pruning import Support, is_pruned, prune, selection, supported, unprune
 from papr.reducers.drop import apply_papr
@@ -33,6 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfigError",
     "Features",
+    "ExportError",
+    "Exported",
     "PaprError",
     "PaprWarning",
     "Proposal",
@@ -45,6 +49,7 @@ __all__ = [
     "UnsupportedModelError",
     "apply_papr",
     "features",
+    "export",
     "is_pruned",
     "prune",
     "select",

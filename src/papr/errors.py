@@ -25,5 +25,9 @@ class PrunedModelError(PaprError, RuntimeError):
     """Something was asked of a pruned model that only the dense one can give."""
 
 
+class ExportError(PaprError, RuntimeError):
+    """A model could not be written to a file, or the file does not answer as the model does."""
+
+
 class PaprWarning(UserWarning):
     """papr had to assume something; said once."""

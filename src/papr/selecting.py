@@ -112,15 +112,28 @@ def select(scores: Tensor, count: int) -> Selection:
 def top_indices(scores: Tensor, count: int) -> Tensor:
     """The indices of the `count` highest scores, ascending, (B, *grid) to (B, count) int64.
 
-    A stable sort rather than `topk`, which promises nothing about ties, except in ONNX: that has
-    no stable sort, but its TopK is defined to put the lower of two equal elements' indices first.
+    A stable sort rather than `topk`, which promises nothing about ties.
     """
     flat = scores.float().flatten(1)
     if torch.onnx.is_in_onnx_export():
-        order = flat.topk(count, dim=1).indices
-    else:
-        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        return _top_indices_without_sort(flat, count)
+    order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return order.sort(dim=1).values
+
+
+def _top_indices_without_sort(flat: Tensor, count: int) -> Tensor:
+    """The same for ONNX, which has no stable sort, (B, N) to (B, count).
+
+    Its TopK is defined to put the lower of two equal elements first, but OpenVINO's does not. So
+    TopK only finds the last score that stays, and what is equal to it fills up from the left.
+    """
+    last = flat.topk(count, dim=1).values[:, -1:]
+    above, level = flat > last, flat == last
+    room = count - above.sum(dim=1, keepdim=True)
+    kept = above | (level & (level.long().cumsum(dim=1) <= room))
+    patches = flat.shape[1]  # keys that differ, the leftmost highest: TopK has nothing to choose
+    keys = torch.arange(patches, 0, -1, dtype=torch.float32, device=flat.device)
+    return (kept * keys).topk(count, dim=1).indices
 
 
 def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:

@@ -42,7 +42,7 @@ def parse_keeps(text: str) -> list[float]:
     return parse_list(text, lambda part: check_keep(float(part)), "--keep")
 
 
-def parse_size(text: str | None) -> Size:
+def parse_size(text: str | None, name: str = "--proposal-size") -> Size:
     """A resolution: "160", "160x224" (height x width), "input", or None."""
     if text is None or text == "input":
         return text
@@ -50,9 +50,9 @@ def parse_size(text: str | None) -> Size:
         numbers = [int(part) for part in text.lower().split("x")]
     except ValueError:
         raise ConfigError(
-            f'expected --proposal-size such as 160, 160x224 or "input", got {text!r}'
+            f'expected {name} such as 160, 160x224 or "input", got {text!r}'
         ) from None
-    return check_size(numbers[0] if len(numbers) == 1 else tuple(numbers), "--proposal-size")
+    return check_size(numbers[0] if len(numbers) == 1 else tuple(numbers), name)
 
 
 def pick_device(name: str) -> torch.device:

@@ -59,9 +59,11 @@ class NetScorer(Scorer):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), normalised for the host, to scores (B, h, w), float32."""
-        x = resize(pixels, self.size, self.shrink_only).to(self.dtype)
-        if self.scale is not None and self.shift is not None:
-            x = torch.addcmul(self.shift, x, self.scale)
+        if torch.onnx.is_in_onnx_export():
+            # the two commute, and OpenVINO cannot run a scale of channels right after a product
+            x = resize(self._renormalise(pixels.to(self.dtype)), self.size, self.shrink_only)
+        else:
+            x = self._renormalise(resize(pixels, self.size, self.shrink_only).to(self.dtype))
         x = x.contiguous(memory_format=torch.channels_last)
         scores = channel_mean(getattr(self.net, self.call)(x))
         if scores.shape[0] != pixels.shape[0]:
@@ -70,6 +72,12 @@ class NetScorer(Scorer):
                 f"got {describe(scores)}"
             )
         return scores
+
+    def _renormalise(self, pixels: Tensor) -> Tensor:
+        """From the host's normalisation to the proposal's."""
+        if self.scale is None or self.shift is None:
+            return pixels
+        return torch.addcmul(self.shift, pixels, self.scale)
 
 
 class CallableScorer(Scorer):
@@ -105,9 +113,10 @@ def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:
             ratio kept, a pair for (height, width).
         shrink_only: never enlarge.
     """
-    height, width = pixels.shape[-2:]
     if size is None or isinstance(size, str):
         return pixels
+    # torch.jit.trace counts in tensors; elsewhere symbolic sizes must stay symbolic
+    height, width = (int(n) if isinstance(n, Tensor) else n for n in pixels.shape[-2:])
     if isinstance(size, int):
         short = min(height, width)
         target = (round(height * size / short), round(width * size / short))
@@ -115,5 +124,39 @@ def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:
         target = size
     if target == (height, width) or (shrink_only and target[0] * target[1] > height * width):
         return pixels
+    if torch.onnx.is_in_onnx_export() and isinstance(height, int) and isinstance(width, int):
+        return resize_by_matrices(pixels.float(), target)
     # float32 because the antialiased kernel knows no bfloat16 on a CPU
     return F.interpolate(pixels.float(), size=target, mode="bilinear", antialias=True)
+
+
+def resize_by_matrices(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The antialiased bilinear resize as two products with constant matrices.
+
+    For ONNX, whose Resize has an `antialias` that OpenVINO reads past: there the proposal would
+    look at other pixels, and keep other patches, than here.
+
+    Args:
+        pixels: (B, C, H, W).
+        size: (height, width) to resize to.
+    """
+    rows = pixels.new_tensor(triangle_filter(pixels.shape[-2], size[0]))
+    columns = pixels.new_tensor(triangle_filter(pixels.shape[-1], size[1]))
+    return rows @ (pixels @ columns.T)
+
+
+def triangle_filter(before: int, after: int) -> list[list[float]]:
+    """The weights (after, before) of a linear resize of one axis, antialiased when shrinking.
+
+    Each output is the mean of the inputs around its centre, weighted by a triangle as wide as one
+    output pixel to each side (one input pixel when enlarging).
+    """
+    step = before / after
+    reach = max(step, 1.0)
+    rows = []
+    for index in range(after):
+        centre = (index + 0.5) * step
+        weights = [max(0.0, 1 - abs(j + 0.5 - centre) / reach) for j in range(before)]
+        total = sum(weights)
+        rows.append([weight / total for weight in weights])
+    return rows

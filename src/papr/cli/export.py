@@ -1,0 +1,173 @@
+"""`papr export`: a pruned model as one file that runs without papr, checked before it is left."""
+
+import importlib.util
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.table import Table
+from torch import nn
+
+import papr
+from papr.cli.common import describe_device, errors, out, parse_size, progress
+from papr.compare import twin
+from papr.config import DEFAULT_PROPOSAL, check_keep
+from papr.errors import ConfigError
+from papr.exporting import Exported, differences
+from papr.exporting.speed import LABELS, RuntimeRow, compare_runtimes
+from papr.exporting.writing import chosen_format
+from papr.hub import create_pretrained
+from papr.pruning import prune
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A timm model, such as vit_base_patch16_224.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", help="The file: .onnx, or .pt2 for torch.export.")
+    ],
+    keep: Annotated[
+        float, typer.Option(help="Fraction of patches to keep, 0 < keep <= 1; 1 for dense.")
+    ] = 0.5,
+    format: Annotated[
+        str | None, typer.Option(help="onnx or torch, where the suffix does not tell.")
+    ] = None,
+    img_size: Annotated[
+        str | None, typer.Option(help="Image size: 224, or 224x448. Default: the model's own.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--random", help="Pretrained weights, or random ones.")
+    ] = True,
+    proposal: Annotated[
+        str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
+    ] = DEFAULT_PROPOSAL,
+    proposal_size: Annotated[
+        str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
+    ] = None,
+    bench: Annotated[
+        bool, typer.Option("--bench/--no-bench", help="Time dense and pruned, eager and exported.")
+    ] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Images per timed call.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
+) -> None:
+    """Write a pruned timm model to one file that runs without papr; ONNX without Python too.
+
+    Proposal and host are in it; the image size and the number of kept patches are fixed, the
+    batch is not. Pixels go in as the host wants them normalised. Before the file is left, it is
+    run at batches 1, 3 and 8 beside the model in PyTorch: one that differs by more than 1e-4 is
+    refused. Needs the extra: pip install 'papr-torch[export]'.
+
+    Example: papr export vit_base_patch16_224 --keep 0.5 --out vit.onnx
+    """
+    check_keep(keep)
+    kind = chosen_format(out_file, format)
+    size = parse_size(img_size, "--img-size")
+    if isinstance(size, str):
+        raise ConfigError(f"expected --img-size such as 224 or 224x448, got {img_size!r}")
+    with errors.status(f"loading {model}"):
+        dense = _create(model, pretrained, size)
+        host = prune(twin(dense), keep, proposal, proposal_size=parse_size(proposal_size))
+    with errors.status(f"exporting {out_file} and checking it"):
+        written = papr.export(host, out_file, size, kind)
+    _report(written, model, pretrained)
+    if kind == "onnx" and importlib.util.find_spec("openvino") is not None:
+        with errors.status("checking it in OpenVINO"):
+            found = differences(host, out_file, "openvino", written.size)
+        out.print(f"OpenVINO beside PyTorch: {_listed(found)}", soft_wrap=True)
+    if bench and keep < 1:
+        rows = _bench(dense, host, written, batch, rounds)
+        out.print(_table(rows))
+        out.print(
+            f"{describe_device(torch.device('cpu'))}, float32; all in turns, medians of {rounds} "
+            "rounds (quartiles), the proposal included."
+        )
+
+
+def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(f"expected the name of a timm model, got {name!r}")
+    sized = {} if size is None else {"img_size": size}
+    try:
+        try:
+            return _load(name, pretrained, **sized).eval()
+        except TypeError:  # convolutional families take any size and have no such option
+            return _load(name, pretrained).eval()
+    except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        hint = "; --random does without" if pretrained else ""
+        raise ConfigError(f"cannot load {name} ({type(error).__name__}: {reason}){hint}") from error
+
+
+def _load(name: str, pretrained: bool, **options: int | tuple[int, int]) -> nn.Module:
+    if pretrained:
+        return create_pretrained(name, **options)
+    import timm
+
+    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    return model
+
+
+def _report(written: Exported, model: str, pretrained: bool) -> None:
+    weights = "" if pretrained else " (random weights)"
+    grid = "" if written.grid is None else f" of the {' x '.join(map(str, written.grid))} patches"
+    opset = "" if written.opset is None else f", opset {written.opset}"
+    height, width = written.size
+    megabytes = written.path.stat().st_size / 1e6
+    out.print(
+        f"{model}{weights}, keep {written.keep:g}{grid}, as {written.path}: {megabytes:.1f} MB, "
+        f"{written.format}{opset}",
+        soft_wrap=True,
+    )
+    out.print(
+        f"input {written.inputs[0]} (batch, 3, {height}, {width}), output "
+        f"{', '.join(written.outputs)}"
+    )
+    runtime = LABELS["onnxruntime" if written.format == "onnx" else "torch"]
+    out.print(f"{runtime} beside PyTorch: {_listed(written.differences)}", soft_wrap=True)
+
+
+def _listed(found: Mapping[int, float]) -> str:
+    parts = [f"{gap:.1e} at batch {batch}" for batch, gap in found.items()]
+    return "largest difference " + ", ".join(parts)
+
+
+def _bench(
+    dense: nn.Module, pruned: nn.Module, written: Exported, batch: int, rounds: int
+) -> list[RuntimeRow]:
+    runtime = "onnxruntime" if written.format == "onnx" else "torch"
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / f"dense{written.path.suffix}"
+        with errors.status("exporting the dense model to time it"):
+            papr.export(dense, other, written.size, written.format)
+        images = torch.randn(batch, 3, *written.size)
+        with progress("timing") as bar:
+            task = bar.add_task("timing", total=(rounds + 2) * 4)
+            return compare_runtimes(
+                dense,
+                pruned,
+                {runtime: (other, written.path)},
+                images,
+                rounds=rounds,
+                each_turn=lambda: bar.advance(task),
+            )
+
+
+def _table(rows: list[RuntimeRow]) -> Table:
+    title = f"batch {rows[0].batch}, ms per image"
+    table = Table("runtime", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("dense", "pruned", "speed-up"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        middle, lower, upper = row.speedup
+        table.add_row(
+            LABELS[row.runtime],
+            f"{row.dense_ms[0]:.1f}",
+            f"{row.pruned_ms[0]:.1f}",
+            f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]",
+        )
+    return table

@@ -1,0 +1,200 @@
+"""Does a file answer as the model does? At several batch sizes, on two kinds of images."""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papr.errors import ConfigError, ExportError
+from papr.exporting.plain import Plain, first_line, pixel_shape, place, plain
+
+#: Batch sizes an exported file is run at.
+BATCHES = (1, 3, 8)
+#: Largest absolute difference to eager that an exported file may show.
+TOLERANCE = 1e-4
+
+_ROUNDING = 3e-6  # of pixels of order 1: moves significance as much as another runtime does
+_TRIES = 8
+
+Answer = Callable[[Tensor], list[Tensor]]
+Shape = tuple[int, int, int]
+Draw = Callable[[int, Shape, torch.Generator], Tensor]
+
+
+def differences(
+    model: nn.Module,
+    path: str | Path,
+    runtime: str = "onnxruntime",
+    example: Tensor | int | tuple[int, int] | None = None,
+) -> dict[int, float]:
+    """Run an exported file and compare its answers to the model's.
+
+    Args:
+        model: what was exported, in eval mode; left as it is.
+        path: the file.
+        runtime: "onnxruntime" or "openvino" (both on the CPU, in float32) for ONNX, "torch".
+        example: as for `papr.export`.
+
+    Returns:
+        Batch size -> largest absolute difference of the outputs, at batches 1, 3 and 8, over
+        random images and smooth ones.
+
+    Raises:
+        ExportError: the runtime is missing, or cannot run the file.
+        ConfigError: no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"expected a runtime among {', '.join(RUNTIMES)}, got {runtime!r}")
+    eager = plain(model, on_cpu=runtime != "torch")
+    shape = pixel_shape(model, example)
+    return disagreement(eager, RUNTIMES[runtime](Path(path)), shape)
+
+
+@torch.no_grad()
+def disagreement(eager: Plain, answer: Answer, shape: Shape) -> dict[int, float]:
+    """The comparison itself; see `differences`."""
+    worst = dict.fromkeys(BATCHES, 0.0)
+    for draw in (noise, smooth):
+        images = _steady(eager, draw, shape)
+        for batch in BATCHES:
+            pixels = images[:batch]
+            expected = _tensors(eager(pixels))
+            try:
+                got = answer(pixels)
+            except Exception as error:
+                raise ExportError(
+                    f"the exported file cannot be run at batch {batch}: {first_line(error)}"
+                ) from error
+            worst[batch] = max(worst[batch], _largest(expected, got))
+    return worst
+
+
+def _largest(expected: list[Tensor], got: list[Tensor]) -> float:
+    """Largest absolute difference; infinite where shapes differ or only one side is a number."""
+    if [t.shape for t in expected] != [t.shape for t in got]:
+        return float("inf")
+    pairs = zip(expected, got, strict=True)
+    gaps = [(e.double().cpu() - g.double().cpu()).abs().max() for e, g in pairs]
+    largest = float(torch.stack(gaps).max())
+    return largest if largest == largest else float("inf")
+
+
+def _steady(eager: Plain, draw: Draw, shape: Shape) -> Tensor:
+    """As many images as the largest batch has, whose answers rounding does not decide.
+
+    Where the last patch that stays and the first that goes are significant to within rounding of
+    each other, two right answers exist, and a comparison would tell nothing of the file. Such an
+    image shows in eager alone: its answer jumps when the pixels move by a rounding error. It is
+    drawn again, a few times at most.
+    """
+    device, dtype = place(eager)
+    generator = torch.Generator().manual_seed(0)
+    found: list[Tensor] = []
+    rest: list[Tensor] = []
+    for _ in range(_TRIES):
+        images = draw(max(BATCHES), shape, generator).to(device, dtype)
+        nudge = torch.randn(images.shape, generator=generator).to(images) * _ROUNDING
+        answers = [_tensors(eager(images + sign * nudge)) for sign in (0, 1, -1)]
+        steady = torch.ones(images.shape[0], dtype=torch.bool, device=images.device)
+        for other in answers[1:]:
+            for a, b in zip(answers[0], other, strict=True):
+                steady &= (a - b).abs().flatten(1).amax(1) <= TOLERANCE
+        found += images[steady]
+        rest += images[~steady]
+        if len(found) >= max(BATCHES):
+            break
+    return torch.stack((found + rest)[: max(BATCHES)])
+
+
+def noise(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
+    """Independent normal pixels, (count, *shape)."""
+    return torch.randn(count, *shape, generator=generator)
+
+
+def smooth(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
+    """Images whose amplitude falls with frequency, as photographs' does, (count, *shape)."""
+    images = torch.zeros(count, *shape)
+    for cells in (2, 4, 8, 16, 32):
+        coarse = torch.randn(count, shape[0], cells, cells, generator=generator) * 2 / cells
+        images += F.interpolate(coarse, size=shape[1:], mode="bicubic")
+    return images
+
+
+def _tensors(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+def onnx_runtime(path: Path, threads: int = 0) -> Answer:
+    """The answers of ONNX Runtime on the CPU; `threads` 0 for its own choice."""
+    require("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    with _named("ONNX Runtime"):
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    name = session.get_inputs()[0].name
+
+    def answer(pixels: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(a) for a in session.run(None, {name: pixels.cpu().numpy()})]
+
+    return answer
+
+
+def openvino(path: Path, threads: int = 0) -> Answer:
+    """The answers of OpenVINO on the CPU in float32; `threads` 0 for its own choice."""
+    require("openvino")
+    import openvino as ov
+
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    core = ov.Core()
+    with _named("OpenVINO"):
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", options)
+
+    def answer(pixels: Tensor) -> list[Tensor]:
+        results = compiled(pixels.cpu().numpy())
+        return [torch.from_numpy(results[i].copy()) for i in range(len(compiled.outputs))]
+
+    return answer
+
+
+def reloaded(path: Path) -> Answer:
+    """The answers of a program that `torch.export` saved."""
+    with _named("torch.export"):
+        program = torch.export.load(path).module()
+    return lambda pixels: _tensors(program(pixels))
+
+
+RUNTIMES: dict[str, Callable[[Path], Answer]] = {
+    "onnxruntime": onnx_runtime,
+    "openvino": openvino,
+    "torch": reloaded,
+}
+
+
+@contextlib.contextmanager
+def _named(runtime: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(f"{runtime} cannot load the file: {first_line(error)}") from error
+
+
+def require(*packages: str) -> None:
+    """Raise ExportError, naming the extra, where one of the packages is not installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"expected the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}, not "
+            "installed: pip install 'papr-torch[export]'"
+        )

@@ -1,0 +1,146 @@
+"""A model as a plain function of pixels: tensors in, tensors out, and what size they are."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from papr.compare import twin
+from papr.config import check_size
+from papr.errors import ConfigError, ExportError
+from papr.pruning import unwrap
+from papr.significance import describe
+
+#: Of an output with several fields, the first of these groups that is there is what leaves.
+_WANTED = (("logits",), ("image_embeds",), ("last_hidden_state", "pooler_output"))
+
+
+class Plain(nn.Module):
+    """Stands around a model while it is exported: returns a tensor, or a tuple of tensors.
+
+    transformers' models return a record; of that leave the logits, or the image's embedding, or
+    the last hidden state and what was pooled from it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Pixels (B, C, H, W) to what the model answers."""
+        values = tuple(named_outputs(self.model(pixels)).values())
+        return values[0] if len(values) == 1 else values
+
+
+def named_outputs(output: Any) -> dict[str, Tensor]:
+    """The tensors that a model returned, by name.
+
+    Raises:
+        ExportError: there is none, or something beside tensors.
+    """
+    if isinstance(output, Tensor):
+        return {"logits": output}
+    if isinstance(output, Mapping):
+        for group in _WANTED:
+            found = {name: output[name] for name in group if output.get(name) is not None}
+            if found:
+                return _checked(found)
+        return _checked(dict(output))
+    if isinstance(output, Sequence):
+        return _checked({f"output_{i}": value for i, value in enumerate(output)})
+    raise ExportError(f"expected a model that returns tensors, got {describe(output)}")
+
+
+def _checked(outputs: dict[str, Any]) -> dict[str, Tensor]:
+    wrong = [f"{name}: {describe(v)}" for name, v in outputs.items() if not isinstance(v, Tensor)]
+    if wrong or not outputs:
+        raise ExportError(
+            f"expected a model that returns tensors, got {', '.join(wrong) or 'nothing'}"
+        )
+    return outputs
+
+
+def plain(model: nn.Module, on_cpu: bool) -> Plain:
+    """A copy of the model that shares its weights, so that the export leaves no trace on it.
+
+    Args:
+        model: in eval mode; wrappers of torch.compile and DataParallel are taken off.
+        on_cpu: move the copy to the CPU; it then has weights of its own where they were not there.
+
+    Raises:
+        ExportError: a part is in training mode, or the model cannot be copied.
+    """
+    host = unwrap(model)
+    training = next(((n, m) for n, m in host.named_modules() if m.training), None)
+    if training is not None:
+        name, module = training
+        where = f"{type(module).__name__} at {name}" if name else type(module).__name__
+        raise ExportError(
+            f"expected a model in eval mode, got {where} in training mode: call model.eval() first"
+        )
+    try:
+        if on_cpu and any(t.device.type != "cpu" for t in (*host.parameters(), *host.buffers())):
+            return Plain(copy.deepcopy(host).cpu()).eval()
+        return Plain(twin(host)).eval()
+    except Exception as error:
+        raise ExportError(f"cannot copy {type(host).__name__}: {first_line(error)}") from error
+
+
+def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype of a model's pixels: those of its first floating weight."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return weight.device, weight.dtype
+
+
+def pixel_shape(
+    model: nn.Module, example: Tensor | int | tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """(C, H, W) of the pixels to export for.
+
+    Args:
+        model: the host.
+        example: pixels (B, C, H, W); or a size, an int or (H, W); or None for the size the model
+            says it takes.
+
+    Raises:
+        ConfigError: `example` is none of these, or None where the model says nothing.
+    """
+    if isinstance(example, Tensor):
+        if example.ndim != 4 or not example.is_floating_point() or 0 in example.shape:
+            raise ConfigError(f"expected floating pixels (B, C, H, W), got {describe(example)}")
+        return example.shape[1], example.shape[2], example.shape[3]
+    size = _own_size(unwrap(model)) if example is None else check_size(example, "example")
+    if size is None or isinstance(size, str):
+        raise ConfigError(
+            "expected an example, pixels (B, 3, H, W) or a size, since "
+            f"{type(unwrap(model)).__name__} does not say what size it takes, got {example!r}"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return 3, height, width
+
+
+def _own_size(model: nn.Module) -> int | tuple[int, int] | None:
+    """The input size that a timm, transformers or torchvision model carries, if any."""
+    config = getattr(model, "config", None)
+    timm_size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    for size in (
+        getattr(getattr(model, "patch_embed", None), "img_size", None),
+        getattr(getattr(config, "vision_config", config), "image_size", None),
+        getattr(model, "image_size", None),
+        tuple(timm_size[1:]) if timm_size else None,
+    ):
+        if isinstance(size, int):
+            return size
+        if isinstance(size, Sequence) and len(size) == 2:
+            return size[0], size[1]
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of the error at the bottom of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
