@@ -104,7 +104,7 @@ def test_transformers_4_is_refused(version: str, monkeypatch: pytest.MonkeyPatch
         ("augreg", "patch_drop", "timm", "1.3.0"),
         ("augreg", "patch_embed", "timm", "0.9.16"),
         ("hf_dinov3", "rope_embeddings", "transformers", "6.1.0"),
-        ("hf_beit", "beit.layers", "transformers", "6.1.0"),
+        ("hf_beit", "beit.embeddings", "transformers", "6.1.0"),
         ("torchvision", "encoder.dropout", "torchvision", "0.15.2"),
     ],
 )
