@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from papr.errors import UnsupportedModelError
 from papr.hosts import Plan, find_plan
+from papr.hosts.patch_embedding import patch_convolution
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
 from papr.reducers.drop import drop
@@ -43,17 +44,6 @@ class EmbeddingsCutFirst(EmbeddingsCut):
     """Where rotary tables or position biases are gathered after the tokens."""
 
     asked_again = True
-
-
-def patch_convolution(embeddings: nn.Module) -> nn.Conv2d:
-    """The convolution that makes a token of each patch. Raises UnsupportedModelError."""
-    for module in embeddings.modules():
-        if isinstance(module, nn.Conv2d):
-            return module
-    raise UnsupportedModelError(
-        f"expected a convolution that makes a token of each patch in {type(embeddings).__name__}, "
-        "got none"
-    )
 
 
 def read_facts(model: nn.Module) -> HostFacts:

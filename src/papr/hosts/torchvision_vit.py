@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from papr.hosts import Plan
+from papr.hosts.patch_embedding import patch_convolution
 from papr.hosts.sites import DropCut, Entry
 from papr.hosts.state import HostFacts
 
@@ -22,7 +23,7 @@ class ProjectionEntry(Entry):
 
 def plan(model: nn.Module) -> Plan:
     """Cut a VisionTransformer; torchvision knows its input statistics only beside its weights."""
-    conv = next(m for m in model.get_submodule("conv_proj").modules() if isinstance(m, nn.Conv2d))
+    conv = patch_convolution(model.get_submodule("conv_proj"))
     facts = HostFacts(prefix_tokens=1, class_token=True, channels=conv.in_channels)
     cuts = (("encoder.dropout", DropCut),)
     return Plan("torchvision VisionTransformer", ("conv_proj", ProjectionEntry), cuts, facts)
