@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from papr.errors import UnsupportedModelError
 from papr.graft import Grafted, check_graftable
 from papr.hosts.refused import reason_for
+from papr.hosts.registry import FAMILIES
 from papr.hosts.state import HostFacts
 from papr.hosts.versions import describe, is_tested, refuse_too_old
 
@@ -54,66 +55,6 @@ class Plan:
     feature_prefix: int = 0
     empties: bool = False
     kept_attention: tuple[Cut, ...] | None = None
-
-
-#: The same for transformers: (model, class) -> the module in papr.hosts.
-_TRANSFORMERS = {
-    ("vit", "ViTModel"): "hf_vit",
-    ("vit", "ViTForImageClassification"): "hf_task",
-    ("deit", "DeiTModel"): "hf_vit",
-    ("deit", "DeiTForImageClassification"): "hf_task",
-    ("deit", "DeiTForImageClassificationWithTeacher"): "hf_task",
-    ("vit_msn", "ViTMSNModel"): "hf_vit",
-    ("vit_msn", "ViTMSNForImageClassification"): "hf_task",
-    ("ijepa", "IJepaModel"): "hf_vit",
-    ("ijepa", "IJepaForImageClassification"): "hf_task",
-    ("dinov2", "Dinov2Model"): "hf_vit",
-    ("dinov2", "Dinov2ForImageClassification"): "hf_task",
-    ("dinov2_with_registers", "Dinov2WithRegistersModel"): "hf_vit",
-    ("dinov2_with_registers", "Dinov2WithRegistersForImageClassification"): "hf_task",
-    ("dinov3_vit", "DINOv3ViTModel"): "hf_dinov3",
-    ("clip", "CLIPVisionModel"): "hf_vit",
-    ("clip", "CLIPVisionTransformer"): "hf_vit",
-    ("clip", "CLIPVisionModelWithProjection"): "hf_task",
-    ("clip", "CLIPForImageClassification"): "hf_task",
-    ("clip", "CLIPModel"): "hf_task",
-    ("siglip", "SiglipVisionModel"): "hf_vit",
-    ("siglip", "SiglipVisionTransformer"): "hf_vit",
-    ("siglip", "SiglipForImageClassification"): "hf_task",
-    ("siglip", "SiglipModel"): "hf_task",
-    ("beit", "BeitModel"): "hf_beit",
-    ("beit", "BeitForImageClassification"): "hf_task",
-    ("swin", "SwinModel"): "hf_swin",
-    ("swin", "SwinForImageClassification"): "hf_task",
-    ("swinv2", "Swinv2Model"): "hf_swin",
-    ("swinv2", "Swinv2ForImageClassification"): "hf_task",
-    ("convnext", "ConvNextModel"): "hf_convnext",
-    ("convnext", "ConvNextForImageClassification"): "hf_task",
-    ("convnextv2", "ConvNextV2Model"): "hf_convnext",
-    ("convnextv2", "ConvNextV2ForImageClassification"): "hf_task",
-    ("dinov3_convnext", "DINOv3ConvNextModel"): "hf_convnext",
-    ("timm_wrapper", "TimmWrapperModel"): "hf_task",
-    ("timm_wrapper", "TimmWrapperForImageClassification"): "hf_task",
-}
-
-#: Qualified class name -> the module whose `plan(model)` knows how to cut it.
-FAMILIES = {
-    "timm.models.vision_transformer.VisionTransformer": "papr.hosts.timm_vit",
-    "timm.models.deit.VisionTransformerDistilled": "papr.hosts.timm_vit",
-    "timm.models.eva.Eva": "papr.hosts.timm_eva",
-    "timm.models.cait.Cait": "papr.hosts.timm_cait",
-    "timm.models.beit.Beit": "papr.hosts.timm_beit",
-    "timm.models.swin_transformer.SwinTransformer": "papr.hosts.timm_swin",
-    "timm.models.swin_transformer_v2.SwinTransformerV2": "papr.hosts.timm_swin",
-    "timm.models.convnext.ConvNeXt": "papr.hosts.timm_convnext",
-    "torchvision.models.vision_transformer.VisionTransformer": "papr.hosts.torchvision_vit",
-    "torchvision.models.swin_transformer.SwinTransformer": "papr.hosts.torchvision_swin",
-    "torchvision.models.convnext.ConvNeXt": "papr.hosts.torchvision_convnext",
-    **{
-        f"transformers.models.{model}.modeling_{model}.{cls}": f"papr.hosts.{module}"
-        for (model, cls), module in _TRANSFORMERS.items()
-    },
-}
 
 
 def find_plan(model: nn.Module) -> Plan:

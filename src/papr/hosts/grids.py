@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from papr.errors import UnsupportedModelError
+
 Grid = tuple[int, ...]
 Rule = tuple[tuple[int, int, int, int], tuple[int, int, int, int]]
 
@@ -78,6 +80,17 @@ def convolved(size: Grid, rules: Sequence[Rule]) -> Grid:
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
     """The convolutions in a module, in order."""
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+def first_convolution(module: nn.Module) -> nn.Conv2d:
+    """The convolution that sees the pixels. Raises UnsupportedModelError where there is none."""
+    found = convolutions(module)
+    if not found:
+        raise UnsupportedModelError(
+            f"expected a convolution that makes patches of pixels in {type(module).__name__}, "
+            "got none"
+        )
+    return found[0]
 
 
 def on_grid(tokens: Tensor, grid: Grid) -> Tensor:

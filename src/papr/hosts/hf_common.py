@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from papr.errors import UnsupportedModelError
 from papr.hosts import Cut, Plan, find_plan
+from papr.hosts.grids import first_convolution
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
 from papr.reducers.drop import drop
@@ -21,7 +22,7 @@ class EmbeddingsEntry(Entry):
 
     def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
         assert isinstance(self, nn.Module)
-        conv = patch_convolution(self)
+        conv = first_convolution(self)
         height, width = pixels.shape[-2] // conv.stride[0], pixels.shape[-1] // conv.stride[1]
         return (height, width), (height * conv.stride[0], width * conv.stride[1])
 
@@ -45,24 +46,13 @@ class EmbeddingsCutFirst(EmbeddingsCut):
     asked_again = True
 
 
-def patch_convolution(embeddings: nn.Module) -> nn.Conv2d:
-    """The convolution that makes a token of each patch. Raises UnsupportedModelError."""
-    for module in embeddings.modules():
-        if isinstance(module, nn.Conv2d):
-            return module
-    raise UnsupportedModelError(
-        f"expected a convolution that makes a token of each patch in {type(embeddings).__name__}, "
-        "got none"
-    )
-
-
 def read_facts(model: nn.Module) -> HostFacts:
     """The facts of a transformers vision tower, read off its `embeddings`.
 
     Input statistics are not among them: in transformers the image processor has those.
     """
     embeddings = model.get_submodule("embeddings")
-    conv = patch_convolution(embeddings)
+    conv = first_convolution(embeddings)
     if conv.kernel_size != conv.stride or any(conv.padding if conv.padding != "valid" else ()):
         raise UnsupportedModelError(
             f"cannot prune {type(model).__name__}: expected patches side by side, got a patch "

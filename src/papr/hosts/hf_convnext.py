@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Convolved, convolutions, on_grid, stem_layout
+from papr.hosts.grids import Convolved, convolutions, first_convolution, on_grid, stem_layout
 from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
@@ -58,7 +58,7 @@ def plan(model: nn.Module) -> Plan:
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
-        channels=convolutions(model.get_submodule(names.entry))[0].in_channels,
+        channels=first_convolution(model.get_submodule(names.entry)).in_channels,
         pyramid=pyramid,
         stages=len(stages),
     )

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Halving, convolutions, on_grid
+from papr.hosts.grids import Halving, first_convolution, on_grid
 from papr.hosts.pyramid import Block, End, Put, Take
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
@@ -16,7 +16,7 @@ class PaddingEntry(Entry):
 
     def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
         assert isinstance(self, nn.Module)
-        height, width = convolutions(self)[0].stride
+        height, width = first_convolution(self).stride
         rows, columns = -(-pixels.shape[-2] // height), -(-pixels.shape[-1] // width)
         return (rows, columns), (rows * height, columns * width)
 
@@ -39,12 +39,12 @@ def plan(model: nn.Module) -> Plan:
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
-        channels=convolutions(model.get_submodule("embeddings"))[0].in_channels,
+        channels=first_convolution(model.get_submodule("embeddings")).in_channels,
         pyramid=Halving(len(stages)),
         stages=len(stages),
     )
     name = f"transformers {type(model).__name__}"
-    patch = convolutions(model.get_submodule("embeddings"))[0].stride
+    patch = first_convolution(model.get_submodule("embeddings")).stride
     pyramid = Halving(len(stages))
 
     def last_map(host: nn.Module, pixels: Tensor, **options: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Convolved, convolutions
+from papr.hosts.grids import Convolved, convolutions, first_convolution
 from papr.hosts.pyramid import (
     End,
     Put,
@@ -40,7 +40,7 @@ def plan(model: nn.Module) -> Plan:
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
-        channels=convolutions(model.get_submodule("stem"))[0].in_channels,
+        channels=first_convolution(model.get_submodule("stem")).in_channels,
         mean=mean,
         std=std,
         pyramid=Convolved([convolutions(stage.downsample) for stage in stages]),

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Convolved, convolutions
+from papr.hosts.grids import Convolved, convolutions, first_convolution
 from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
@@ -33,7 +33,7 @@ def plan(model: nn.Module) -> Plan:
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
-        channels=convolutions(features[0])[0].in_channels,
+        channels=first_convolution(features[0]).in_channels,
         pyramid=Convolved(between),
         stages=len(stages),
     )

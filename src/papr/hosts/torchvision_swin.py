@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttentionV2, SwinTransformerBlockV2
 
 from papr.hosts import Cut, Plan
-from papr.hosts.grids import Halving, convolutions
+from papr.hosts.grids import Halving, first_convolution
 from papr.hosts.kept_attention import Kinds, kept_blocks
 from papr.hosts.pyramid import Block, End, Put, StageSite, Take
 from papr.hosts.sites import StemEntry
@@ -84,7 +84,7 @@ def plan(model: nn.Module) -> Plan:
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
-        channels=convolutions(features[0])[0].in_channels,
+        channels=first_convolution(features[0]).in_channels,
         pyramid=Halving(len(stages)),
         stages=len(stages),
     )
