@@ -1,20 +1,25 @@
 """torch.compile and torch.export: right in every order, one graph, no recompilation."""
 
+import contextlib
 import copy
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 import papr
 from conftest import DEVICE
-from tiny import CASES, prune
+from tiny import CASES, Case, prune
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::papr.PaprWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
+
+
+OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7)
 
 
 class CountingBackend:
@@ -45,6 +50,21 @@ def case(request: pytest.FixtureRequest):
     return CASES[request.param]
 
 
+@contextlib.contextmanager
+def compiles_where_dense_does(case: Case) -> Iterator[None]:
+    """Skip what the dense host cannot do either: torch 2.6 does not compile transformers 5.0."""
+    try:
+        yield
+    except torch._dynamo.exc.Unsupported:
+        torch._dynamo.reset()
+        dense = torch.compile(case.build(depth=1), fullgraph=True, backend=CountingBackend())
+        try:
+            dense(torch.randn(2, 3, 64, 64, device=DEVICE))
+        except torch._dynamo.exc.Unsupported as error:
+            pytest.skip(f"the dense host does not compile either: {str(error).splitlines()[0]}")
+        raise
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "name",
@@ -59,7 +79,12 @@ def case(request: pytest.FixtureRequest):
         "hf_beit",
         "hf_beit_shared",
         "hf_timm",
-        "torchvision",
+        pytest.param(
+            "torchvision",
+            marks=pytest.mark.skipif(
+                OLD_TORCH, reason="its fast path knows no symbolic sizes in torch 2.6"
+            ),
+        ),
         "swin",
         "swin_v2",
         "swin_kept",
@@ -81,23 +106,28 @@ def test_every_order(name: str, backend: CountingBackend) -> None:
         eager[keep] = case.logits(case.prune(copy.deepcopy(model), keep), x)
     eager[1.0] = case.logits(model, x)
 
+    with compiles_where_dense_does(case):
+        check_every_order(case, model, x, eager, backend)
+
+
+def check_every_order(case: Case, model, x, eager: dict, backend: CountingBackend) -> None:
     # a dense model of the same class, compiled earlier in the process: what hooks fail at
     other = torch.compile(case.build(depth=2), fullgraph=True, backend=backend)
-    assert torch.equal(case.logits(other, x), eager[1.0])
+    assert case.same(case.logits(other, x), eager[1.0])
     compiled = torch.compile(case.prune(model, 0.5), fullgraph=True, backend=backend)
-    assert torch.equal(case.logits(compiled, x), eager[0.5])
+    assert case.same(case.logits(compiled, x), eager[0.5])
     assert papr.selection(compiled).indices.shape == (2, case.patches() // 2)
-    assert torch.equal(case.logits(other, x), eager[1.0])
+    assert case.same(case.logits(other, x), eager[1.0])
 
     case.prune(compiled, 0.25)
-    assert torch.equal(case.logits(compiled, x), eager[0.25])
+    assert case.same(case.logits(compiled, x), eager[0.25])
     assert papr.selection(model).indices.shape == (2, case.patches() // 4)
     papr.unprune(compiled)
-    assert torch.equal(case.logits(compiled, x), eager[1.0])
+    assert case.same(case.logits(compiled, x), eager[1.0])
     case.prune(compiled, 0.5)
-    assert torch.equal(case.logits(compiled, x), eager[0.5])
+    assert case.same(case.logits(compiled, x), eager[0.5])
     case.prune(compiled, 1.0)
-    assert torch.equal(case.logits(compiled, x), eager[1.0])
+    assert case.same(case.logits(compiled, x), eager[1.0])
 
 
 @pytest.mark.capability("torch.compile")
@@ -107,8 +137,10 @@ def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> No
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(10):
         x = torch.randn(2, 3, 64, 64, device=DEVICE)
-        assert torch.equal(case.logits(compiled, x), case.logits(model, x))
-        assert papr.selection(model).mask().sum() == case.patches()
+        with compiles_where_dense_does(case):
+            answer = case.logits(compiled, x)
+        assert papr.selection(compiled).mask().sum() == case.patches()
+        assert case.same(answer, case.logits(model, x))
     assert backend.graphs == 1
 
 

@@ -74,9 +74,10 @@ def test_saving_saves_the_dense_model(name: str, tmp_path) -> None:
 def test_saving_a_timm_wrapper_saves_the_dense_model(tmp_path) -> None:
     """By its weights: transformers 5.0 cannot load what timm 1.0.20 makes."""
     model = HF_CASES["hf_timm"].build()
-    dense = copy.deepcopy(model.state_dict())
+    dense = copy.deepcopy(model.timm_model.state_dict())
     prune(model, 0.5).save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors", device=str(DEVICE))
+    saved = {name.removeprefix("timm_model."): weight for name, weight in saved.items()}
     assert saved.keys() == dense.keys()
     assert all(torch.equal(saved[name], dense[name]) for name in dense)
 

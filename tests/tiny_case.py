@@ -78,6 +78,10 @@ class Case:
         """Final tokens to what `logits` returns."""
         raise NotImplementedError
 
+    def same(self, compiled: Tensor, eager: Tensor) -> bool:
+        """Whether compiled code that runs eager kernels answers as it should: bit for bit."""
+        return torch.equal(compiled, eager)
+
     def checkpoint(self, model: nn.Module) -> None:
         """Turn gradient checkpointing on; a host that knows none is left alone."""
 

@@ -31,6 +31,10 @@ class TorchvisionCase(Case):
             }
         )
 
+    def same(self, compiled: Tensor, eager: Tensor) -> bool:
+        """Up to rounding: compiled code leaves the fast path of nn.MultiheadAttention."""
+        return bool((compiled - eager).abs().max() < 1e-5)
+
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         return list(model.encoder.layers)
 
