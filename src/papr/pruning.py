@@ -135,8 +135,8 @@ def _check_stages(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
         )
     if config.attention == "kept" and plan.kept_attention is None:
         raise ConfigError(
-            f'expected attention="dense" for a {plan.family}, got "kept": that is for Swin, where '
-            "pruned patches stay on the grid"
+            f'expected attention="dense" for a {plan.family}, got "kept": '
+            "that is for the Swin of timm and torchvision"
         )
 
 

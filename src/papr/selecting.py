@@ -174,6 +174,14 @@ def put_rows(kept: Tensor, indices: Tensor, into: Tensor) -> Tensor:
     return flat.view(batch, patches, channels)
 
 
+def spread_rows(kept: Tensor, indices: Tensor, patches: int) -> Tensor:
+    """Kept rows (B, K, C) back at their places among zeros: (B, patches, C)."""
+    batch, _, channels = kept.shape
+    zeros = kept.new_zeros(batch * patches, channels)  # nobody else's: rows go in without a copy
+    zeros.index_copy_(0, _flat(indices, patches), kept.reshape(-1, channels))
+    return zeros.view(batch, patches, channels)
+
+
 def fill_pruned(features: Tensor, selection: Selection, fill: float | str) -> Tensor:
     """A map (B, C, *grid) with its pruned cells filled in; see `Selection.restore`."""
     kept = take_rows(features.flatten(2).transpose(1, 2), selection.indices)

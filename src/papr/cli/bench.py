@@ -10,12 +10,15 @@ import typer
 
 from papr.cli.common import (
     DTYPES,
+    Attention,
+    Stages,
     describe_device,
     environment,
     out,
     parse_keeps,
     parse_list,
     parse_size,
+    parse_stages,
     pick_device,
     progress,
     speed_table,
@@ -25,6 +28,10 @@ from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
 from papr.files import write_text
 from papr.proposals import Proposal
+
+
+#: The least speed-up that is worth the patches it costs.
+PAYS = 1.05
 
 
 def bench(
@@ -48,6 +55,8 @@ def bench(
     proposal_size: Annotated[
         str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
     ] = None,
+    stages: Stages = None,
+    attention: Attention = "dense",
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there.")
@@ -90,6 +99,8 @@ def bench(
                         each_turn=lambda: bar.advance(task),
                         proposal=who,
                         proposal_size=parse_size(proposal_size),
+                        stages=parse_stages(stages),
+                        attention=attention,
                     )
                 )
     for table in tables:
@@ -104,6 +115,8 @@ def bench(
             "weights": "random",
             "compiled": compile,
             "proposal": proposal,
+            "stages": stages,
+            "attention": attention,
             "rounds": rounds,
             "environment": environment(target),
             "rows": [row.to_dict() for row in rows],
@@ -128,10 +141,14 @@ def _input_shape(model: torch.nn.Module) -> tuple[int, int, int]:
 
 
 def _advise(rows: list[Row]) -> None:
-    """Say plainly where pruning does not pay."""
-    slower = [row for row in rows if row.keep < 1 and row.speedup[0] < 1.05]
-    for row in slower:
-        out.print(
-            f"[yellow]Pruning to {row.keep:g} at batch {row.batch} in {row.dtype} does not pay "
-            f"here: {row.speedup[0]:.2f}x.[/yellow]"
-        )
+    """Say plainly where pruning does not pay, and where these figures cannot tell."""
+    for row in (row for row in rows if row.keep < 1):
+        middle, lower, upper = row.speedup
+        which = f"Pruning to {row.keep:g} at batch {row.batch} in {row.dtype}"
+        if upper < PAYS:
+            out.print(f"[yellow]{which} does not pay here: {middle:.2f}x.[/yellow]")
+        elif lower < PAYS:
+            out.print(
+                f"[yellow]{which}: {lower:.2f}x to {upper:.2f}x is too wide to tell whether it "
+                "pays; run it again on a quieter machine, or with more --rounds.[/yellow]"
+            )

@@ -4,9 +4,10 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +15,7 @@ from rich.table import Table
 
 import papr
 from papr.compare import Row
-from papr.config import Size, check_keep, check_size
+from papr.config import Size, check_keep, check_size, check_stages
 from papr.errors import ConfigError
 
 out = Console()
@@ -35,6 +36,22 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
                 raise
             raise ConfigError(f"cannot read {part.strip()!r} in {name} {text!r}") from None
     return values
+
+
+#: Options of hierarchical hosts, the same in every command.
+Stages = Annotated[
+    str | None,
+    typer.Option(help="Swin and ConvNeXt: stages to prune, counted from 0, such as 2,3."),
+]
+Attention = Annotated[
+    str,
+    typer.Option(help='Swin: "dense" as in the paper, or "kept": faster, further from dense.'),
+]
+
+
+def parse_stages(text: str | None) -> tuple[int, ...] | None:
+    """Stage numbers, comma-separated; None for all."""
+    return None if text is None else check_stages(parse_list(text, int, "--stages"))
 
 
 def parse_keeps(text: str) -> list[float]:

@@ -13,7 +13,16 @@ from rich.table import Table
 from torch import nn
 
 import papr
-from papr.cli.common import describe_device, errors, out, parse_size, progress
+from papr.cli.common import (
+    Attention,
+    Stages,
+    describe_device,
+    errors,
+    out,
+    parse_size,
+    parse_stages,
+    progress,
+)
 from papr.compare import twin
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError
@@ -47,6 +56,8 @@ def export(
     proposal_size: Annotated[
         str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
     ] = None,
+    stages: Stages = None,
+    attention: Attention = "dense",
     bench: Annotated[
         bool, typer.Option("--bench/--no-bench", help="Time dense and pruned, eager and exported.")
     ] = True,
@@ -69,7 +80,14 @@ def export(
         raise ConfigError(f"expected --img-size such as 224 or 224x448, got {img_size!r}")
     with errors.status(f"loading {model}"):
         dense = _create(model, pretrained, size)
-        host = prune(twin(dense), keep, proposal, proposal_size=parse_size(proposal_size))
+        host = prune(
+            twin(dense),
+            keep,
+            proposal,
+            proposal_size=parse_size(proposal_size),
+            stages=parse_stages(stages),
+            attention=attention,
+        )
     with errors.status(f"exporting {out_file} and checking it"):
         written = papr.export(host, out_file, size, kind)
     _report(written, model, pretrained)

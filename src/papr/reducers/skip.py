@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from papr.errors import SelectionError
-from papr.selecting import Selection, put_rows, take_rows
+from papr.selecting import Selection, spread_rows, take_rows
 from papr.significance import describe
 
 
@@ -36,8 +36,9 @@ def take_from_grid(x: Tensor, selection: Selection) -> Tensor:
 def put_on_grid(kept: Tensor, selection: Selection) -> Tensor:
     """The inverse, zero elsewhere: (B, K, C) to (B, N, C), or (B, 1, K, C) to (B, H, W, C)."""
     batch, channels = kept.shape[0], kept.shape[-1]
-    zeros = kept.new_zeros(batch, math.prod(selection.grid), channels)
-    dense = put_rows(kept.reshape(batch, -1, channels), selection.indices, zeros)
+    dense = spread_rows(
+        kept.reshape(batch, -1, channels), selection.indices, math.prod(selection.grid)
+    )
     return dense if kept.ndim == 3 else dense.view(batch, *selection.grid, channels)
 
 

@@ -72,9 +72,11 @@ def attend_in_windows(
     flat = (slots[indices] + first.unsqueeze(1)).flatten()
 
     rows = qkv.reshape(batch * kept, width)
-    padded = places > grid[0] * grid[1]
-    dense = padding.expand(batch * places, -1) if padded else rows.new_zeros(batch * places, width)
-    dense = dense.index_copy(0, flat, rows).view(batch * windows, area, 3, heads, -1)
+    if places > grid[0] * grid[1]:
+        dense = padding.expand(batch * places, -1).index_copy(0, flat, rows)
+    else:
+        dense = rows.new_zeros(batch * places, width).index_copy_(0, flat, rows)
+    dense = dense.view(batch * windows, area, 3, heads, -1)
     q, k, v = dense.permute(2, 0, 3, 1, 4).unbind()
     if cosine is not None:
         q, k = F.normalize(q, dim=-1) * cosine.to(q.dtype), F.normalize(k, dim=-1)
