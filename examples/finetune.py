@@ -22,13 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import papr
+from discs import COLOURS, draw
 from papr.baselines import random_scores
 from papr.compare import twin
 from papr.measure import Timing, interleave, quartiles
 
-COLOURS = torch.tensor(
-    [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 0], [1.0, 0, 1.0], [0, 1.0, 1.0]]
-)
 Batch = tuple[Tensor, Tensor]  # pixels (B, 3, H, W) normalised for the host, classes (B,)
 
 
@@ -81,33 +79,18 @@ def build(args: argparse.Namespace, classes: int) -> nn.Module:
     return timm.create_model(args.model, args.pretrained, num_classes=classes, **size)
 
 
-def synthetic(batch: int, size: int, generator: torch.Generator) -> Batch:
-    """Pixels (B, 3, size, size) in [0, 1], each with one disc, and the disc's colour (B,)."""
-    coarse = torch.rand(batch, 1, 4, 4, generator=generator)
-    grey = F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1) * 0.5 + 0.25
-    noise = torch.randn(batch, 3, size, size, generator=generator)
-    radius = size // 12
-    centre = torch.randint(radius, size - radius, (batch, 2, 1, 1), generator=generator)
-    row, column = torch.arange(size)[:, None], torch.arange(size)[None, :]
-    inside = (row - centre[:, 0]) ** 2 + (column - centre[:, 1]) ** 2 < radius**2
-    classes = torch.randint(len(COLOURS), (batch,), generator=generator)
-    disc = COLOURS[classes][:, :, None, None]
-    pixels = torch.where(inside[:, None], disc, (grey + 0.05 * noise).clamp(0, 1))
-    return pixels, classes
-
-
 def synthetic_batches(
     args: argparse.Namespace, size: int, normalise: Callable[[Tensor], Tensor]
 ) -> tuple[Iterator[Batch], list[Batch]]:
     """An endless stream to train on, and batches to test on."""
     generator = torch.Generator().manual_seed(args.seed)
 
-    def draw(count: int) -> Batch:
-        pixels, classes = synthetic(count, size, generator)
+    def batch(count: int) -> Batch:
+        pixels, classes, _ = draw(count, size, generator)
         return normalise(pixels), classes
 
-    test = [draw(min(32, args.test - at)) for at in range(0, args.test, 32)]
-    return iter(lambda: draw(args.batch), None), test
+    test = [batch(min(32, args.test - at)) for at in range(0, args.test, 32)]
+    return iter(lambda: batch(args.batch), None), test
 
 
 def folder_batches(

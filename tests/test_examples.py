@@ -67,3 +67,22 @@ def test_finetune_help_teaches() -> None:
     assert done.returncode == 0
     for word in ("SYNTHETIC", "RANDOM weights", "--keep", "--data", "quartiles", "proposal"):
         assert word in done.stdout
+
+
+def test_segmentation() -> None:
+    done = run("segmentation.py", "--steps", 3, "--batch", 2, "--size", 64, "--test", 4)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^(\S.*?)  +\d\.\d\dx \(.+?\) +([01]\.\d{3})$", done.stdout, re.MULTILINE)
+    names = ["dense", "papr, zero", "papr, nearest", "papr, mean", "random, zero"]
+    assert [name for name, _ in rows] == names
+    assert "synthetic images, 64 px, batch 2; trained from random weights" in done.stdout
+
+
+def test_segmentation_refuses_in_one_line() -> None:
+    for wrong, message in [
+        (["--size", "50"], "expected --size of at least 32, a multiple of 8, got 50"),
+        (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
+    ]:
+        done = run("segmentation.py", *wrong)
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1]

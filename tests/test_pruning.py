@@ -24,6 +24,9 @@ def snapshot(model: nn.Module) -> list:
 def test_public_names() -> None:
     assert sorted(papr.__all__) == [
         "ConfigError",
+        "ExportError",
+        "Exported",
+        "Features",
         "PaprError",
         "PaprWarning",
         "Proposal",
@@ -35,6 +38,8 @@ def test_public_names() -> None:
         "Support",
         "UnsupportedModelError",
         "apply_papr",
+        "export",
+        "features",
         "is_pruned",
         "prune",
         "select",

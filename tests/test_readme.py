@@ -45,6 +45,59 @@ def test_speed_figures_are_the_stored_ones() -> None:
         assert all(cell in line for cell in [*cells, gmacs]), line
 
 
+def cells(*starts: str) -> list[str]:
+    """The cells of the README's one table row that begins with these."""
+    start = "| " + " | ".join(starts) + " |"
+    (line,) = (line for line in README.splitlines() if line.startswith(start))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def times(speedup: list[float]) -> str:
+    return "{:.2f}x ({:.2f}-{:.2f})".format(*speedup)
+
+
+def test_pyramid_figures_are_the_stored_ones_and_reach_the_bar() -> None:
+    """The bars are those that Swin-B and ConvNeXt-B were meant to reach on two CPU cores."""
+    names = {"swin_base_patch4_window7_224": "Swin-B", "convnext_base": "ConvNeXt-B"}
+    bars = {
+        ("Swin-B", "0.65"): 1.20,
+        ("Swin-B", "0.5"): 1.33,
+        ('Swin-B, `attention="kept"`', "0.5"): 1.65,
+        ("ConvNeXt-B", "0.65"): 1.38,
+        ("ConvNeXt-B", "0.5"): 1.68,
+    }
+    stored = json.loads((RESULTS / "pyramid_speed-cpu.json").read_text())
+    for row in stored["rows"]:
+        if row["keep"] == 1:
+            dense = row
+            continue
+        host = names[row["model"]] + (', `attention="kept"`' if "attention" in row else "")
+        key = (host, f"{row['keep']:g}")
+        gmacs = f"{row['gmacs_host']:.2f} + {row['gmacs_proposal']:.2f}"
+        assert cells(*key)[2:] == [
+            f"{gmacs} (dense {dense['gmacs_host']:.2f})",
+            f"{row['ideal']:.2f}x",
+            times(row["speedup"]),
+        ]
+        assert row["speedup"][0] >= bars.pop(key, 1)
+    assert bars == {}
+
+
+def test_export_and_int8_figures_are_the_stored_ones() -> None:
+    names = {"eager": "PyTorch, eager", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    for row in json.loads((RESULTS / "export_speed.json").read_text())["rows"]:
+        figures = [f"{row[which][0]:.0f}" for which in ("dense_ms", "pruned_ms")]
+        assert cells(names[row["runtime"]])[1:] == [*figures, times(row["speedup"])]
+    rows = json.loads((RESULTS / "int8-cpu.json").read_text())["rows"]
+    for name, compiled in (("eager", False), ("compiled", True)):
+        found = [row["over_float32_dense"][0] for row in rows if row["compiled"] == compiled]
+        assert cells(name)[1:] == [f"{value:.2f}x" for value in found]
+    gain = next(
+        r["over_same_dtype_dense"][0] for r in rows if r["compiled"] and r["rival"] == "int8 pruned"
+    )
+    assert f"compiled it gains {gain:.2f}x" in README
+
+
 def test_quality_figures_are_the_stored_ones() -> None:
     stored = json.loads((RESULTS / "masked_accuracy.json").read_text())
     assert f"(whole photographs: {stored['whole']:.3f})" in README

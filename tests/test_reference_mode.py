@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 import papr
@@ -41,6 +43,21 @@ def test_golden_files(name: str, shared_data: Path) -> None:
     if "arr/indices_by_rank" in data.files:
         expected = np.sort(data["arr/indices_by_rank"], axis=1)
         assert (papr.selection(model).indices.numpy() == expected).all()
+
+
+@pytest.mark.parametrize(("name", "cls"), [("swin", SwinTransformer), ("convnext", ConvNeXt)])
+def test_golden_files_of_hierarchical_hosts(
+    name: str, cls: type[torch.nn.Module], shared_data: Path
+) -> None:
+    data = np.load(shared_data / "golden" / f"{name}.npz")
+    meta = json.loads(str(data["meta"]))
+    model = cls(**meta[name]).eval()
+    model.load_state_dict({k[3:]: torch.from_numpy(data[k]) for k in data.files if k[:3] == "sd/"})
+    features = torch.from_numpy(data["arr/features"])
+    papr.prune(model, keep=meta["z"], proposal=feature_proposal(features), reference=True)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(data["arr/images"]))
+    assert np.abs(logits.numpy() - data["arr/logits"]).max() < 1e-5
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.77, 0.999])

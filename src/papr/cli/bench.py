@@ -29,7 +29,6 @@ from papr.errors import ConfigError
 from papr.files import write_text
 from papr.proposals import Proposal
 
-
 #: The least speed-up that is worth the patches it costs.
 PAYS = 1.05
 

@@ -50,9 +50,33 @@ REFUSED_ENDINGS = {
 }
 
 
+#: Likewise whole models of transformers and torchvision, by the module they come from.
+REFUSED_MODULES = {
+    "transformers.models.levit": _POOLS,
+    "transformers.models.pvt": _POOLS,
+    "transformers.models.pvt_v2": _POOLS,
+    "transformers.models.cvt": _POOLS,
+    "transformers.models.segformer": _POOLS,
+    "transformers.models.poolformer": _POOLS,
+    "transformers.models.mobilevit": _GRID,
+    "transformers.models.mobilevitv2": _GRID,
+    "transformers.models.swiftformer": _GRID,
+    "transformers.models.efficientformer": _GRID,
+    "transformers.models.sam": "its window attention reshapes tokens to the full grid",
+    "transformers.models.sam2": "its window attention reshapes tokens to the full grid",
+    "transformers.models.hiera": "it pools mask units in space, which papr does not follow yet",
+    "transformers.models.timesformer": "its time attention needs the same patches in every frame",
+    "torchvision.models.maxvit": _GRID,
+    "torchvision.models.video.mvit": _POOLS,
+}
+
+
 def reason_for(cls: type) -> str | None:
-    """Why papr refuses a class of timm or transformers by name; None where it does not."""
+    """Why papr refuses a class of a host library by name; None where it does not."""
     library = cls.__module__.partition(".")[0]
+    package = cls.__module__.rpartition(".")[0] if library == "transformers" else cls.__module__
+    if package in REFUSED_MODULES:
+        return REFUSED_MODULES[package]
     if library in ("timm", "transformers") and cls.__name__ in REFUSED:
         return REFUSED[cls.__name__]
     if library == "transformers":

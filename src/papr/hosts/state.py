@@ -64,6 +64,9 @@ class HostState:
         self._forget()
 
     def _forget(self) -> None:
+        # as text, which compiled code takes for a constant: a float that changed once would become
+        # symbolic there, and with it the number of kept patches
+        self._keep = repr(self.config.keep)
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
         self._local = threading.local()
         self._passing: _Record | None = None  # of a compiled pass, from its entry to its last cut
@@ -72,7 +75,7 @@ class HostState:
     @property
     def dense(self) -> bool:
         """Whether nothing is pruned (keep = 1): no proposal runs, no token is touched."""
-        return self.config.keep == 1.0
+        return self._keep == "1.0"
 
     def settle(self, module: nn.Module) -> None:
         """Make the scorer ready for the device and dtype the host's entry module is on.
@@ -81,7 +84,7 @@ class HostState:
         """
         if self.dense:
             return
-        weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+        weight = _weight(module)
         if weight is not None:
             self.scorer = self._scorer_on(weight.device, weight.dtype)
 
@@ -108,8 +111,8 @@ class HostState:
         if torch.compiler.is_compiling():
             scorer = self.scorer
         else:  # a replica of DataParallel, or weights assigned from elsewhere, may have moved
-            weight = next(iter(entry.parameters()), pixels)
-            scorer = self._scorer_on(pixels.device, weight.dtype)
+            weight = _weight(entry)
+            scorer = self._scorer_on(pixels.device, (pixels if weight is None else weight).dtype)
         assert scorer is not None
         raw = scorer(pixels)
         check_scores(raw)
@@ -126,7 +129,7 @@ class HostState:
     def _rank(self, raw: Tensor, grid: Grid) -> _Stage:
         scores = to_grid(raw, grid)
         counted = self.config.reference and self.facts.class_token
-        count = kept_count(self.config.keep, math.prod(grid), counted)
+        count = kept_count(float(self._keep), math.prod(grid), counted)
         return top_indices(scores, count), scores if self.config.trace else None, grid
 
     def take(self, again: bool = False, stage: int = 0) -> Selection:
@@ -253,6 +256,11 @@ _NO_BACKWARD = -1
 def _backward_task() -> int:
     """Which backward pass this thread is in, -1 outside; what PyTorch's checkpoints go by too."""
     return torch._C._current_graph_task_id()
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """The weight that tells a module's device and dtype."""
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def _everything(pixels: Tensor, grid: Grid) -> _Stage:
