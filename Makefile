@@ -16,7 +16,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS)
 
 table: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) -m capability --capabilities docs/capabilities.md
+	$(BIN)/python -m pytest -n $(JOBS) -m capability --capabilities=docs/capabilities.md
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

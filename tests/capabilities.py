@@ -16,7 +16,7 @@ TABLE = Path(__file__).parents[1] / "docs" / "capabilities.md"
 
 #: Column -> what its tests show.
 COLUMNS = {
-    "torch.compile": "`fullgraph=True`, bit-equal to eager, no recompilation over ten batches",
+    "torch.compile": "`fullgraph=True`, equal to eager, no recompilation over ten batches",
     "torch.export": "a dynamic batch, within 1e-5 of eager",
     "ONNX Runtime": "one file, batches 1, 3 and 8, within 1e-4 of eager",
     "OpenVINO": "the same file in float32, batches 1, 3 and 8, within 1e-4 of eager",

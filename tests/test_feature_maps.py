@@ -21,7 +21,7 @@ def test_dropped_cells_are_filled_and_kept_ones_are_the_hosts(name: str) -> None
     case = DROPPING[name]
     model = case.prune(case.build(), 0.5)
     x = torch.randn(2, 3, 64, 64, device=DEVICE)
-    features, kept = papr.features(model, x)
+    features, kept = papr.features(model, x, fill="zero")
     tokens = case.tokens(model, x)
     prefix = case.prefix if case.head_prefix is None else case.head_prefix
     assert features.shape == (2, tokens.shape[-1], 8, 8)
@@ -43,10 +43,10 @@ def test_the_map_of_a_dense_grid(name: str) -> None:
     assert kept.all()
     assert whole.shape[-2:] == kept.shape[-2:]
     case.prune(model, 0.5)
-    zero, kept = papr.features(model, x)
+    zero, kept = papr.features(model, x, fill="zero")
     assert zero.shape == whole.shape
     assert 0 < kept.sum() < kept.numel()
-    nearest, _ = papr.features(model, x, fill="nearest")
+    nearest, _ = papr.features(model, x)
     empty = ~kept.unsqueeze(1).expand_as(zero)
     if "convnext" in name:
         assert not zero[empty].any()

@@ -25,7 +25,7 @@ class Features(NamedTuple):
     kept: Tensor
 
 
-def features(model: nn.Module, images: Tensor, fill: str = "zero", **options: Any) -> Features:
+def features(model: nn.Module, images: Tensor, fill: str = "nearest", **options: Any) -> Features:
     """The last feature map of a pruned host, on its whole grid.
 
     Tokens that were dropped, and cells that skip-and-zero left empty, are filled in. Swin leaves
@@ -36,8 +36,8 @@ def features(model: nn.Module, images: Tensor, fill: str = "zero", **options: An
     Args:
         model: a pruned host.
         images: (B, 3, H, W) as the host takes them.
-        fill: "zero"; "nearest", the kept cell nearest on the grid; or "mean", that of the image's
-            kept cells.
+        fill: "nearest", the kept cell nearest on the grid; "mean", that of the image's kept cells;
+            or "zero", which a head that was trained on dense maps has never seen.
         **options: what else the host's forward takes, such as `interpolate_pos_encoding=True` of
             transformers.
 
