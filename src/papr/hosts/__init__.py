@@ -135,14 +135,6 @@ def _reason(model: nn.Module) -> str:
     if inside:
         return f"papr does not know this class; it does know the model inside at {inside[0]}"
     return (
-        f"papr does not know this class; it knows {_known('timm')}, {_known('torchvision')} and, "
-        f"with their classifiers, {_known('transformers')}"
+        "papr does not know this class; it knows vision transformers, Swin and ConvNeXt of timm, "
+        "torchvision and transformers, by the names in papr.hosts.registry.FAMILIES"
     )
-
-
-def _known(library: str) -> str:
-    """The names of a library's classes; of transformers' those that classifiers are made of."""
-    names = [name.rpartition(".")[2] for name in FAMILIES if name.startswith(library)]
-    if library == "transformers":
-        names = [name for name in names if name.endswith("Model")]
-    return f"{', '.join(names)} of {library}"

@@ -2,6 +2,10 @@
 
 _GRID = "it reshapes its tokens to the full grid between blocks"
 _POOLS = "it pools in space between blocks, so every patch must be there"
+_PARTS = (
+    "features_only takes the model apart; prune the classification model and call its "
+    "forward_intermediates, or papr.features"
+)
 
 REFUSED = {
     "Xcit": _GRID,
@@ -28,6 +32,8 @@ REFUSED = {
         "features_only models return dense feature maps of every patch; prune the classification "
         "model instead"
     ),
+    "FeatureListNet": _PARTS,
+    "FeatureDictNet": _PARTS,
     "ViTMAEModel": "it drops patches at random itself, for pretraining",
     "ViTMAEForPreTraining": "it drops patches at random itself, for pretraining",
     "TimesformerModel": "its time attention needs the same patches in every frame",

@@ -81,8 +81,9 @@ def attend_in_windows(
     if cosine is not None:
         q, k = F.normalize(q, dim=-1) * cosine.to(q.dtype), F.normalize(k, dim=-1)
 
-    # not -inf: a window without kept tokens would answer NaN, and its gradient would spread
-    never = torch.finfo(bias.dtype).min / 4
+    # not -inf, in the dtype of attention: a window without kept tokens would answer NaN, and its
+    # gradient would spread
+    never = torch.finfo(q.dtype).min / 4
     pruned = bias.new_zeros(places).index_fill(0, slots, never).expand(batch, -1).flatten()
     pruned = pruned.index_fill(0, flat, 0.0).view(batch, windows, 1, 1, area)
     mask = (bias + pruned).view(batch * windows, heads, area, area).to(q.dtype)
