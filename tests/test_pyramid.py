@@ -141,7 +141,6 @@ def test_a_whole_model_under_a_checkpoint() -> None:
         ("swin", {"stages": "01"}, "expected stages to be distinct numbers"),
         ("swin", {"attention": "some"}, 'expected attention "dense" or "kept", got'),
         ("augreg", {"attention": "kept"}, 'expected attention="dense" for a timm VisionTransf'),
-        ("hf_swin", {"attention": "kept"}, "that is for the Swin of timm and torchvision"),
         ("convnext", {"attention": "kept"}, 'expected attention="dense" for a timm ConvNeXt'),
     ],
 )

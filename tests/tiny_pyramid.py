@@ -111,17 +111,21 @@ class KeptCase(PyramidCase):
     def restrict(self, block: nn.Module, chosen: papr.Selection, stack) -> None:
         mask = chosen.mask()
 
-        def as_they_were(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+        def as_they_were(module: nn.Module, args: tuple, out: Tensor | tuple) -> Tensor | tuple:
+            if isinstance(out, tuple):  # transformers' layers return attention weights too
+                return (torch.where(like(mask, out[0]), out[0], args[0]), *out[1:])
             return torch.where(like(mask, out), out, args[0])
 
         stack.enter_context(block.register_forward_hook(as_they_were))
         if self.block.startswith("features"):
             self._restrict_torchvision(block, mask, stack)
+        elif "encoder" in self.block:
+            self._restrict_transformers(block, mask, stack)
         else:
             self._restrict_timm(block, mask, stack)
 
     def _restrict_timm(self, block: nn.Module, mask: Tensor, stack) -> None:
-        pruned = keys(mask, block.window_size, block.shift_size)  # (B * windows, 1, area)
+        pruned = keys(mask, block.window_size, block.shift_size, False)  # (B * windows, 1, area)
 
         def masked(module: nn.Module, args: tuple, kwargs: dict):
             area = pruned.shape[-1]
@@ -133,6 +137,19 @@ class KeptCase(PyramidCase):
 
         stack.enter_context(block.attn.register_forward_pre_hook(masked, with_kwargs=True))
 
+    def _restrict_transformers(self, block: nn.Module, mask: Tensor, stack) -> None:
+        def masked(module: nn.Module, args: tuple):
+            windows, own, *rest = args
+            sides = (block.window_size,) * 2 if isinstance(block.window_size, int) else None
+            shift = 0 if own is None else sides[0] // 2
+            pruned = keys(mask, sides, (shift, shift))
+            total = pruned.expand(-1, pruned.shape[-1], -1).to(windows)
+            if own is not None:
+                total = total + own.repeat(len(mask), 1, 1)
+            return (windows, total, *rest)
+
+        stack.enter_context(block.attention.register_forward_pre_hook(masked))
+
     def _restrict_torchvision(self, block: nn.Module, mask: Tensor, stack) -> None:
         attn, grid = block.attn, mask.shape[1:]
         sides = zip(attn.window_size, grid, attn.shift_size, strict=True)
@@ -143,11 +160,17 @@ class KeptCase(PyramidCase):
         stack.callback(lambda: vars(attn).pop("get_relative_position_bias"))
 
 
-def keys(mask: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
+def keys(
+    mask: Tensor, window: tuple[int, int], shift: tuple[int, int], padded_first: bool = True
+) -> Tensor:
     """-1e4 for pruned keys of each window, 0 for kept ones and padding: (B * windows, 1, area)."""
-    x = torch.roll(mask.float() - 1, shifts=(-shift[0], -shift[1]), dims=(1, 2)) * 1e4
-    height, width = x.shape[1:]
-    x = F.pad(x, (0, -width % window[1], 0, -height % window[0]))
+    x = (mask.float() - 1) * 1e4
+    pad = (0, -x.shape[2] % window[1], 0, -x.shape[1] % window[0])
+    if padded_first:
+        x = F.pad(x, pad)
+    x = torch.roll(x, shifts=(-shift[0], -shift[1]), dims=(1, 2))
+    if not padded_first:
+        x = F.pad(x, pad)
     windows = x.unfold(1, window[0], window[0]).unfold(2, window[1], window[1])
     return windows.reshape(-1, 1, window[0] * window[1])
 
@@ -167,7 +190,7 @@ def _timm_convnext(**options: object) -> Callable[..., nn.Module]:
     return new
 
 
-def _torchvision_swin(second: bool) -> Callable[..., nn.Module]:
+def _torchvision_swin(second: bool, window: int = 4) -> Callable[..., nn.Module]:
     def new(depths: tuple[int, ...], size: tuple[int, int], **changes: object) -> nn.Module:
         parts = (
             {
@@ -182,7 +205,7 @@ def _torchvision_swin(second: bool) -> Callable[..., nn.Module]:
             24,
             list(depths),
             [2, 4],
-            [4, 4],
+            [window, window],
             stochastic_depth_prob=0.0,
             num_classes=10,
             **parts,
@@ -261,6 +284,9 @@ PYRAMID_CASES: dict[str, Case] = {
     "torchvision_swin": PyramidCase(_torchvision_swin(False), _FEATURES, "mlp"),
     "torchvision_swin_v2": PyramidCase(_torchvision_swin(True), _FEATURES, "norm2"),
     "torchvision_swin_kept": KeptCase(_torchvision_swin(False), _FEATURES, "mlp", **_KEPT),
+    "torchvision_swin_kept_padded": KeptCase(
+        _torchvision_swin(False, window=6), _FEATURES, "mlp", **_KEPT
+    ),
     "torchvision_swin_v2_kept": KeptCase(_torchvision_swin(True), _FEATURES, "norm2", **_KEPT),
     "torchvision_convnext": PyramidCase(_torchvision_convnext, _FEATURES, ""),
     "hf_swin": PyramidCase(
@@ -274,6 +300,28 @@ PYRAMID_CASES: dict[str, Case] = {
         _HF_SWIN.replace("swin.", "swinv2.", 1),
         "layernorm_after",
         **_HF,
+    ),
+    "hf_swin_kept": KeptCase(
+        _transformers("SwinForImageClassification", "SwinConfig", **HF_SWIN),
+        _HF_SWIN,
+        "mlp",
+        **_HF,
+        **_KEPT,
+    ),
+    "hf_swin_kept_padded": KeptCase(
+        _transformers("SwinForImageClassification", "SwinConfig", **{**HF_SWIN, "window_size": 6}),
+        _HF_SWIN,
+        "mlp",
+        rectangles=False,  # a dense one fails where a window does not fit into the grid
+        **_HF,
+        **_KEPT,
+    ),
+    "hf_swin_v2_kept": KeptCase(
+        _transformers("Swinv2ForImageClassification", "Swinv2Config", **HF_SWIN),
+        _HF_SWIN.replace("swin.", "swinv2.", 1),
+        "layernorm_after",
+        **_HF,
+        **_KEPT,
     ),
     "hf_convnext": PyramidCase(
         _transformers(

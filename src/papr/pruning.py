@@ -136,7 +136,7 @@ def _check_stages(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
     if config.attention == "kept" and plan.kept_attention is None:
         raise ConfigError(
             f'expected attention="dense" for a {plan.family}, got "kept": '
-            "that is for the Swin of timm and torchvision"
+            "that is for Swin, whose attention goes by windows"
         )
 
 

@@ -162,7 +162,7 @@ def take_rows(tokens: Tensor, indices: Tensor) -> Tensor:
     than `gather`, whose index counts elements.
     """
     batch, kept = indices.shape
-    rows = tokens.reshape(-1, tokens.shape[-1]).index_select(0, _flat(indices, tokens.shape[1]))
+    rows = tokens.reshape(-1, tokens.shape[-1]).index_select(0, flat_rows(indices, tokens.shape[1]))
     return rows.view(batch, kept, tokens.shape[-1])
 
 
@@ -170,7 +170,7 @@ def put_rows(kept: Tensor, indices: Tensor, into: Tensor) -> Tensor:
     """`into` (B, N, C) with its rows at `indices` (B, K) replaced by `kept` (B, K, C)."""
     batch, patches, channels = into.shape
     rows = kept.reshape(-1, channels)
-    flat = into.reshape(-1, channels).index_copy(0, _flat(indices, patches), rows)
+    flat = into.reshape(-1, channels).index_copy(0, flat_rows(indices, patches), rows)
     return flat.view(batch, patches, channels)
 
 
@@ -178,7 +178,7 @@ def spread_rows(kept: Tensor, indices: Tensor, patches: int) -> Tensor:
     """Kept rows (B, K, C) back at their places among zeros: (B, patches, C)."""
     batch, _, channels = kept.shape
     zeros = kept.new_zeros(batch * patches, channels)  # nobody else's: rows go in without a copy
-    zeros.index_copy_(0, _flat(indices, patches), kept.reshape(-1, channels))
+    zeros.index_copy_(0, flat_rows(indices, patches), kept.reshape(-1, channels))
     return zeros.view(batch, patches, channels)
 
 
@@ -216,6 +216,7 @@ def _nearest(selection: Selection) -> Tensor:
     return torch.cdist(places, places[selection.indices]).argmin(dim=2)
 
 
-def _flat(indices: Tensor, patches: int) -> Tensor:
+def flat_rows(indices: Tensor, patches: int) -> Tensor:
+    """Indices (B, K) into images of `patches` rows each, as one index into all rows: (B * K,)."""
     first = torch.arange(indices.shape[0], device=indices.device) * patches
     return (indices + first.unsqueeze(1)).flatten()

@@ -1,14 +1,22 @@
-"""transformers' Swin and Swin V2: MLPs skip what was not selected; window attention stays dense."""
+"""transformers' Swin and Swin V2: MLPs skip what was not selected; window attention stays dense.
 
+With attention="kept" it knows selected tokens only. Layers hand it whole windows, so that the grid
+stays dense around it; queries, keys, values and projection are of selected tokens all the same.
+"""
+
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution, on_grid
-from papr.hosts.pyramid import Block, End, Put, Take
+from papr.hosts.pyramid import Block, End, Put, StageSite, Take, TakeAndPut
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
+from papr.reducers.windows import attend_in_windows, window_slots
+from papr.selecting import flat_rows
 
 
 class PaddingEntry(Entry):
@@ -21,11 +29,96 @@ class PaddingEntry(Entry):
         return (rows, columns), (rows * height, columns * width)
 
 
+class WindowsOfKept(StageSite):
+    """The attention of a layer: windows in, windows out, zero where nothing was selected."""
+
+    def forward(
+        self, windows: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        """(B * windows, area, C) and the mask of a shifted grid, to the same and no weights."""
+        chosen = self._chosen()
+        grid = (chosen.grid[0], chosen.grid[1])
+        window = self._window()
+        # a layer that shifts does so by half a window, and only then has a mask
+        shift = (0, 0) if attention_mask is None else (window[0] // 2, window[1] // 2)
+        slots, count = window_slots(grid, window, shift, windows.device, padded_first=True)
+        rows = flat_rows(slots[chosen.indices], count * window[0] * window[1])
+        flat = windows.reshape(-1, windows.shape[-1])
+        tokens = flat.index_select(0, rows).view(*chosen.indices.shape, -1)
+        bias = self._bias()
+        out = attend_in_windows(
+            self._qkv(tokens),
+            chosen.indices,
+            bias if attention_mask is None else bias + attention_mask.unsqueeze(1),
+            heads=self.num_attention_heads,  # type: ignore[attr-defined]
+            grid=grid,
+            window=window,
+            shift=shift,
+            padded_first=True,
+            padding=self._qkv(tokens.new_zeros(1, 1, tokens.shape[-1])).flatten(),
+            cosine=self._cosine(),
+            dropout=self._dropout() if self.training else 0.0,  # type: ignore[attr-defined]
+        )
+        out = self._project(out).view(rows.shape[0], -1)
+        return out.new_zeros(flat.shape).index_copy_(0, rows, out).view(windows.shape), None
+
+    def _window(self) -> tuple[int, int]:
+        rows, columns = self.relative_position_bias.window_size  # type: ignore[attr-defined]
+        return rows, columns
+
+    def _qkv(self, tokens: Tensor) -> Tensor:
+        attn: Any = self
+        return torch.cat([attn.q_proj(tokens), attn.k_proj(tokens), attn.v_proj(tokens)], dim=-1)
+
+    def _bias(self) -> Tensor:
+        return self.relative_position_bias()  # type: ignore[attr-defined, no-any-return]
+
+    def _cosine(self) -> Tensor | None:
+        return None
+
+    def _dropout(self) -> float:
+        return self.attention_dropout  # type: ignore[attr-defined, no-any-return]
+
+    def _project(self, out: Tensor) -> Tensor:
+        return self.o_proj(out)  # type: ignore[attr-defined, no-any-return]
+
+
+class WindowsOfKeptV2(WindowsOfKept):
+    """Swin V2's, whose parts lie one module deeper."""
+
+    num_attention_heads = property(lambda self: self.self.num_attention_heads)
+
+    def _window(self) -> tuple[int, int]:
+        rows, columns = self.self.window_size  # type: ignore[attr-defined]
+        return rows, columns
+
+    def _qkv(self, tokens: Tensor) -> Tensor:
+        attn: Any = self.self  # type: ignore[attr-defined]
+        return torch.cat([attn.query(tokens), attn.key(tokens), attn.value(tokens)], dim=-1)
+
+    def _bias(self) -> Tensor:
+        attn: Any = self.self  # type: ignore[attr-defined]
+        table = attn.continuous_position_bias_mlp(attn.relative_coords_table)
+        table = table.view(-1, attn.num_attention_heads)
+        bias = table[attn.relative_position_index].permute(2, 0, 1)
+        return 16 * torch.sigmoid(bias).unsqueeze(0)
+
+    def _cosine(self) -> Tensor:
+        logit_scale: Tensor = self.self.logit_scale  # type: ignore[attr-defined]
+        return logit_scale.clamp(max=math.log(100.0)).exp()
+
+    def _dropout(self) -> float:
+        return self.self.dropout.p  # type: ignore[attr-defined, no-any-return]
+
+    def _project(self, out: Tensor) -> Tensor:
+        return self.output(out, out)  # type: ignore[attr-defined, no-any-return]
+
+
 def plan(model: nn.Module) -> Plan:
     """Cut a SwinModel or Swinv2Model."""
     stages: Any = model.get_submodule("encoder.layers")
     second = "v2" in type(model).__name__
-    cuts = [Cut("layernorm", End)]
+    cuts, attention = [Cut("layernorm", End)], []
     for i, stage in enumerate(stages):
         cuts.append(Cut(f"encoder.layers.{i}", Block, i))  # checkpoints stand around stages too
         for j, layer in enumerate(stage.blocks):
@@ -36,6 +129,10 @@ def plan(model: nn.Module) -> Plan:
                 first, last = ("mlp" if hasattr(layer, "mlp") else "intermediate"), first
             cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
             cuts.append(Cut(f"{path}.{last}", Put, i))
+            kind = WindowsOfKeptV2 if second else WindowsOfKept
+            attention.append(Cut(f"{path}.attention", kind, i))
+            if second:  # here too the norm comes after
+                attention.append(Cut(f"{path}.layernorm_before", TakeAndPut, i))
     facts = HostFacts(
         prefix_tokens=0,
         class_token=False,
@@ -44,6 +141,9 @@ def plan(model: nn.Module) -> Plan:
         stages=len(stages),
     )
     name = f"transformers {type(model).__name__}"
+    # transformers 5.0 built Swin's attention as it still builds V2's
+    known = second or hasattr(stages[0].blocks[0].attention, "q_proj")
+    kept = (*cuts, *attention) if known else None
     patch = first_convolution(model.get_submodule("embeddings")).stride
     pyramid = Halving(len(stages))
 
@@ -51,4 +151,6 @@ def plan(model: nn.Module) -> Plan:
         first = tuple(-(-n // p) for n, p in zip(pixels.shape[-2:], patch, strict=True))
         return on_grid(host(pixels, **options)[0], pyramid(first)[-1])
 
-    return Plan(name, ("embeddings", PaddingEntry), tuple(cuts), facts, last_map)
+    return Plan(
+        name, ("embeddings", PaddingEntry), tuple(cuts), facts, last_map, kept_attention=kept
+    )

@@ -39,6 +39,10 @@ class Put(StageSite):
         return put_on_grid(super().forward(kept), self._chosen())  # type: ignore[misc]
 
 
+class TakeAndPut(Take, Put):
+    """One module that only kept tokens go through; its answer is zero elsewhere."""
+
+
 class TakeFromMap(StageSite):
     """As `Take`, channels first."""
 

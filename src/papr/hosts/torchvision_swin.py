@@ -50,6 +50,7 @@ class AttentionOfKept(StageSite):
             grid=grid,
             window=window,
             shift=shift,
+            padded_first=True,
             padding=tokens.new_zeros(width) if qkv_bias is None else qkv_bias.to(tokens.dtype),
             cosine=cosine,
             dropout=attn.attention_dropout if attn.training else 0.0,

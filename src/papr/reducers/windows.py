@@ -9,10 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from papr.selecting import flat_rows
+
 Pair = tuple[int, int]
 
 
-def window_slots(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> tuple[Tensor, int]:
+def window_slots(
+    grid: Pair, window: Pair, shift: Pair, device: torch.device, padded_first: bool = False
+) -> tuple[Tensor, int]:
     """Where each patch of a grid stands after the cyclic shift, window by window.
 
     Args:
@@ -20,13 +24,16 @@ def window_slots(grid: Pair, window: Pair, shift: Pair, device: torch.device) ->
         window: (height, width) of a window in patches.
         shift: how far the grid is rolled up and to the left beforehand.
         device: where the answer is wanted.
+        padded_first: whether the padded grid is rolled, as in torchvision and transformers, or the
+            rolled grid is padded, as in timm.
 
     Returns:
         (H * W,) int64: window * area + place in the window; and how many windows there are.
     """
-    rows = (torch.arange(grid[0], device=device) - shift[0]) % grid[0]
-    columns = (torch.arange(grid[1], device=device) - shift[1]) % grid[1]
     down, across = -(-grid[0] // window[0]), -(-grid[1] // window[1])
+    around = (down * window[0], across * window[1]) if padded_first else grid
+    rows = (torch.arange(grid[0], device=device) - shift[0]) % around[0]
+    columns = (torch.arange(grid[1], device=device) - shift[1]) % around[1]
     windows = (rows // window[0] * across).unsqueeze(1) + columns // window[1]
     places = (rows % window[0] * window[1]).unsqueeze(1) + columns % window[1]
     return (windows * (window[0] * window[1]) + places).flatten(), down * across
@@ -42,6 +49,7 @@ def attend_in_windows(
     window: Pair,
     shift: Pair,
     padding: Tensor,
+    padded_first: bool = False,
     cosine: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -57,6 +65,7 @@ def attend_in_windows(
         shift: how far the grid is rolled up and to the left beforehand.
         padding: what stands where the grid is padded to whole windows, (3 * heads * d,): hosts
             attend to that.
+        padded_first: see `window_slots`.
         cosine: (heads, 1, 1), factor on the cosine of queries and keys; None for their product
             times d ** -0.5.
         dropout: of the attention weights.
@@ -66,10 +75,9 @@ def attend_in_windows(
     """
     batch, kept, width = qkv.shape
     area = window[0] * window[1]
-    slots, windows = window_slots(grid, window, shift, qkv.device)
+    slots, windows = window_slots(grid, window, shift, qkv.device, padded_first)
     places = windows * area
-    first = torch.arange(batch, device=qkv.device) * places
-    flat = (slots[indices] + first.unsqueeze(1)).flatten()
+    flat = flat_rows(slots[indices], places)
 
     rows = qkv.reshape(batch * kept, width)
     if places > grid[0] * grid[1]:
