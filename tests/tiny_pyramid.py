@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import timm
 import torch
 import torch.nn.functional as F
 from timm.models.convnext import ConvNeXt
@@ -16,6 +17,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torchvision.models import convnext as tv_convnext
 from torchvision.models import swin_transformer as tv_swin
+from transformers.models.dinov3_convnext import modeling_dinov3_convnext
+from transformers.models.swin import modeling_swin
 
 import papr
 from tiny_case import Case
@@ -237,6 +240,12 @@ def _transformers(name: str, config: str, **options: object) -> Callable[..., nn
     return new
 
 
+#: transformers 5.0 still had other parts in these.
+LATER_SWIN = hasattr(modeling_swin, "SwinMLP")
+HF_SWIN_LAST = "mlp" if LATER_SWIN else "output"
+HF_DINOV3 = "model." if hasattr(modeling_dinov3_convnext, "DINOv3ConvNextEncoder") else ""
+#: timm 1.0.20's own Swin V2 fails where it pads a shifted grid.
+PADDING_V2 = 4 if timm.__version__ == "1.0.20" else 6
 HF_SWIN = {
     "image_size": 64,
     "embed_dim": 24,
@@ -269,7 +278,9 @@ PYRAMID_CASES: dict[str, Case] = {
         **_TIMM,
         **_KEPT,
     ),
-    "swin_v2_kept": KeptCase(_timm(SwinTransformerV2, window_size=6), *_SWIN_V2, **_TIMM, **_KEPT),
+    "swin_v2_kept": KeptCase(
+        _timm(SwinTransformerV2, window_size=PADDING_V2), *_SWIN_V2, **_TIMM, **_KEPT
+    ),
     "convnext": PyramidCase(_timm_convnext(ls_init_value=0.5), *_CONVNEXT, **_TIMM),
     "convnext_conv_mlp": PyramidCase(_timm_convnext(conv_mlp=True), *_CONVNEXT, **_TIMM),
     "convnext_overlap": PyramidCase(
@@ -292,7 +303,7 @@ PYRAMID_CASES: dict[str, Case] = {
     "hf_swin": PyramidCase(
         _transformers("SwinForImageClassification", "SwinConfig", **HF_SWIN),
         _HF_SWIN,
-        "mlp",
+        HF_SWIN_LAST,
         **_HF,
     ),
     "hf_swin_v2": PyramidCase(
@@ -304,14 +315,14 @@ PYRAMID_CASES: dict[str, Case] = {
     "hf_swin_kept": KeptCase(
         _transformers("SwinForImageClassification", "SwinConfig", **HF_SWIN),
         _HF_SWIN,
-        "mlp",
+        HF_SWIN_LAST,
         **_HF,
         **_KEPT,
     ),
     "hf_swin_kept_padded": KeptCase(
         _transformers("SwinForImageClassification", "SwinConfig", **{**HF_SWIN, "window_size": 6}),
         _HF_SWIN,
-        "mlp",
+        HF_SWIN_LAST,
         rectangles=False,  # a dense one fails where a window does not fit into the grid
         **_HF,
         **_KEPT,
@@ -341,7 +352,12 @@ PYRAMID_CASES: dict[str, Case] = {
     ),
     "hf_dinov3_convnext": PyramidCase(
         _transformers("DINOv3ConvNextModel", "DINOv3ConvNextConfig", hidden_sizes=[20, 28]),
-        "model.stages.{0}.layers.{1}",
+        HF_DINOV3 + "stages.{0}.layers.{1}",
         "",
     ),
 }
+
+if not LATER_SWIN:  # papr refuses this mode there
+    PYRAMID_CASES = {
+        name: case for name, case in PYRAMID_CASES.items() if not name.startswith("hf_swin_kept")
+    }

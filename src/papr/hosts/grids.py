@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from papr.errors import UnsupportedModelError
 
 Grid = tuple[int, ...]
-Rule = tuple[tuple[int, int, int, int], tuple[int, int, int, int]]
+AxisRule = tuple[int, int, int, int]  # kernel, stride, padding, dilation
+Rule = tuple[AxisRule, AxisRule]
 
 
 class Halving:
@@ -58,13 +59,13 @@ def stem_layout(stem: nn.Module, size: Sequence[int]) -> tuple[Grid, tuple[int, 
 
 def conv_rule(conv: nn.Conv2d) -> Rule:
     """(kernel, stride, padding, dilation) on each axis; padding -1 where it is "same"."""
+    return _axis_rule(conv, 0), _axis_rule(conv, 1)
+
+
+def _axis_rule(conv: nn.Conv2d, axis: int) -> AxisRule:
     same = isinstance(conv.padding, str) or type(conv).__name__ == "Conv2dSame"
-
-    def axis(i: int) -> tuple[int, int, int, int]:
-        padding = -1 if same else int(conv.padding[i])
-        return conv.kernel_size[i], conv.stride[i], padding, conv.dilation[i]
-
-    return axis(0), axis(1)
+    padding = -1 if same else int(conv.padding[axis])
+    return conv.kernel_size[axis], conv.stride[axis], padding, conv.dilation[axis]
 
 
 def convolved(size: Grid, rules: Sequence[Rule]) -> Grid:
