@@ -13,6 +13,7 @@ and nothing about photographs. The proposal's weights are real ones (EfficientNe
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -171,8 +172,12 @@ def main() -> None:
     device = torch.device(args.device)
     folders = [] if args.data is None else [p for p in args.data.iterdir() if p.is_dir()]
     start = build(args, len(folders) or len(COLOURS)).to(device)
+    support = papr.supported(start)
+    if not support:
+        sys.exit(f"finetune.py: error: {support.reason}")
     config = timm.data.resolve_model_data_config(start)
-    size = start.patch_embed.img_size[0]
+    embed = getattr(start, "patch_embed", None)
+    size = args.size or (config["input_size"][-1] if embed is None else embed.img_size[0])
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
     batches, test = (folder_batches if folders else synthetic_batches)(
         args, size, lambda pixels: (pixels - mean) / std

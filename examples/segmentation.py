@@ -16,6 +16,7 @@ import argparse
 import timm
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 from torch import Tensor, nn
 
 import papr
@@ -72,7 +73,7 @@ def train(model: Segmenter, args: argparse.Namespace, generator: torch.Generator
     """Train host and head on endless toy images; a pixel of a disc weighs more than background."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3)
     weight = torch.tensor([0.1] + [1.0] * len(COLOURS))
-    for _ in range(args.steps):
+    for _ in track(range(args.steps), "training dense"):
         pixels, *truth = draw(args.batch, args.size, generator)
         optimizer.zero_grad()
         F.cross_entropy(model(normalise(pixels)), labels(*truth), weight).backward()

@@ -11,6 +11,8 @@ Method: Mahmud et al., "PaPr: Training-Free One-Step Patch Pruning with Lightwei
 Faster Inference", ECCV 2024, arXiv 2403.16020.
 """
 
+from papr import baselines as baselines
+from papr import measure as measure
 from papr.config import PruneConfig
 from papr.errors import (
     ConfigError,

@@ -108,7 +108,7 @@ class PruneConfig:
         """Read what `to_json` wrote. Raises ConfigError where the text is not such JSON."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, TypeError) as error:
             raise ConfigError(
                 f"expected a JSON object, got text that is not JSON: {error}"
             ) from None

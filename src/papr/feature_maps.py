@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from papr.errors import PrunedModelError, SelectionError
+from papr.errors import PrunedModelError
 from papr.graft import states
 from papr.hosts import find_plan
-from papr.hosts.state import HostState
+from papr.hosts.state import HostState, as_selection
 from papr.pruning import unwrap
 from papr.selecting import check_fill, fill_pruned
 
@@ -45,7 +45,7 @@ def features(model: nn.Module, images: Tensor, fill: str = "nearest", **options:
         The map (B, C, H, W) and the mask of kept cells (B, H, W).
 
     Raises:
-        SelectionError: unknown fill, or a host pruned with trace=False.
+        SelectionError: unknown fill.
         PrunedModelError: the host is not pruned.
     """
     check_fill(fill)
@@ -57,16 +57,16 @@ def features(model: nn.Module, images: Tensor, fill: str = "nearest", **options:
             "papr.prune(model, keep=1) gives the dense features"
         )
     plan, state = find_plan(host), found_states[0]
-    if not state.config.trace:
-        raise SelectionError("expected trace=True to put features on the grid, got trace=False")
-    found = plan.features(host, images, **options)
+    with state.passes.watched() as seen:
+        found = plan.features(host, images, **options)
+    record = seen[-1]
     if found.ndim == 3:
-        chosen = state.last()
+        chosen = as_selection(record)
         return Features(chosen.restore(found[:, plan.feature_prefix :], fill), chosen.mask())
     last = plan.facts.stages - 1
     if not state.prunes(last):
         return Features(found, found.new_ones(found[:, 0].shape, dtype=torch.bool))
-    chosen = state.last(last)
+    chosen = as_selection(record, last)
     if plan.empties:
         found = fill_pruned(found, chosen, fill)
     return Features(found, chosen.mask())

@@ -1,6 +1,7 @@
 """Write a model to one file, and leave it there only if it answers as the model does."""
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ def export(
         ExportError: the model cannot be exported, or the file does not answer as the model does,
             or a package is missing. No file is left, one that was there is as it was.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"expected a path, got {path!r}")
     path = Path(path)
     format = chosen_format(path, format)
     if path.is_dir():
@@ -103,7 +106,7 @@ def export(
     images = noise(2, shape, torch.Generator().manual_seed(1)).to(*place(eager))
     names = _try(eager, images)
     grid = _grid(eager)
-    with atomic(path) as temporary:
+    with _writable(path), atomic(path) as temporary:
         opset = _WRITERS[format](eager, images, names, temporary)
         answer = _READERS[format](temporary)
         found = disagreement(eager, answer, shape)
@@ -123,6 +126,26 @@ def export(
     )
 
 
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Without what a library logs below an error."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+
+
 def chosen_format(path: Path, format: str | None) -> str:
     """The format asked for, or the one that the path's suffix tells. Raises ConfigError."""
     if format is None:
@@ -133,6 +156,8 @@ def chosen_format(path: Path, format: str | None) -> str:
             )
     if format not in _WRITERS:
         raise ConfigError(f"expected a format among {', '.join(_WRITERS)}, got {format!r}")
+    if format == "torch" and path.suffix != ".pt2":  # what torch.export.load insists on
+        raise ConfigError(f'expected a path that ends in .pt2 for the format "torch", got {path}')
     return format
 
 
@@ -220,7 +245,7 @@ def _dynamic() -> dict[str, dict[int, object]]:
 def _exporting(eager: Plain) -> Iterator[None]:
     """Exporters without their warnings, and with errors of one line."""
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), _quiet("onnx_ir"), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:

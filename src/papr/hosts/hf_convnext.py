@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Convolved, convolutions, first_convolution, on_grid, stem_layout
-from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
+from papr.hosts.pyramid import End, Put, Take, Whole, ZeroingBlock
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 
@@ -47,6 +47,7 @@ def plan(model: nn.Module) -> Plan:
     stages: Any = model.get_submodule(names.stages)
     cuts = [Cut(names.end, End)]
     for i, stage in enumerate(stages):
+        cuts.append(Cut(f"{names.stages}.{i}", Whole, i))
         for j in range(len(stage.layers)):
             path = f"{names.stages}.{i}.layers.{j}"
             cuts += [

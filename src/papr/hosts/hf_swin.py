@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution, on_grid
-from papr.hosts.pyramid import Block, End, Put, StageSite, Take, TakeAndPut
+from papr.hosts.pyramid import Block, End, Put, StageSite, Take, TakeAndPut, Whole
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
 from papr.reducers.windows import attend_in_windows, window_slots
@@ -120,7 +120,7 @@ def plan(model: nn.Module) -> Plan:
     second = "v2" in type(model).__name__
     cuts, attention = [Cut("layernorm", End)], []
     for i, stage in enumerate(stages):
-        cuts.append(Cut(f"encoder.layers.{i}", Block, i))  # checkpoints stand around stages too
+        cuts.append(Cut(f"encoder.layers.{i}", Whole, i))
         for j, layer in enumerate(stage.blocks):
             path = f"encoder.layers.{i}.blocks.{j}"
             # V2 normalises after the MLP, and the norm of zeros is its bias: zeros come after it

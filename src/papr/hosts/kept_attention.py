@@ -21,10 +21,10 @@ Travelling = tuple[Tensor, Tensor]
 class KeptBlock(Block):
     """A block inside a stage; blocks at its ends derive from it."""
 
-    def forward(self, x: Travelling | Tensor) -> Travelling | Tensor:
+    def _run(self, x: Travelling | Tensor) -> Travelling | Tensor:
         """Kept tokens through the original block, whose attention knows no others."""
         kept, tokens = self._open(x)
-        kept = super().forward(kept)
+        kept = super()._run(kept)
         return self._close(kept, tokens)
 
     def _open(self, x: Travelling | Tensor) -> Travelling:
@@ -40,7 +40,6 @@ class Opening(KeptBlock):
 
     def _open(self, x: Travelling | Tensor) -> Travelling:
         assert isinstance(x, Tensor)
-        self._papr.carry(x)
         return take_from_grid(x, self._chosen()), x
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from papr.hosts.sites import Site
@@ -62,18 +63,41 @@ class PutOnMap(StageSite):
 class Block(StageSite):
     """A block of a hierarchical host, which gradient checkpointing may run a second time."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As ever; the selection travels with `x`."""
-        self._papr.carry(x)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return self._run(x, *args, **kwargs)
+        passes = self._papr.passes
+        before = passes.enter(x if isinstance(x, Tensor) else x[0])
+        try:
+            answer = self._run(x, *args, **kwargs)
+            # a checkpoint around the next block may stop this run as soon as it has its input
+            passes.carry(answer[0] if isinstance(answer, tuple) else answer)
+            return answer
+        finally:
+            passes.leave(before)
+
+    def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The original forward, and what a derived behaviour does around it."""
         return super().forward(x, *args, **kwargs)  # type: ignore[misc]
 
 
 class ZeroingBlock(Block):
     """A block whose answer is zero where nothing was selected, shortcut included."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A map (B, C, H, W) to one that is zero where nothing was selected."""
-        return zero_elsewhere(super().forward(x, *args, **kwargs), self._chosen())
+        return zero_elsewhere(super()._run(x, *args, **kwargs), self._chosen())
+
+
+class Whole(Block):
+    """A whole stage, around which checkpoints may stand too; an eager pass ends with the last."""
+
+    def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = super()._run(x, *args, **kwargs)
+        if not torch.compiler.is_compiling() and self._papr_stage == self._papr.last_stage:
+            self._papr.passes.finish()
+        return answer
 
 
 class End(Site):
@@ -81,5 +105,5 @@ class End(Site):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As ever."""
-        self._papr.finish()
+        self._papr.passes.finish()
         return super().forward(*args, **kwargs)  # type: ignore[misc]

@@ -26,7 +26,7 @@ REFUSED = {
     "Twins": _POOLS,
     "Nest": _POOLS,
     "CoaT": _GRID,
-    "SwinTransformerV2Cr": "its grid stays dense: it needs skipping, which papr does not do yet",
+    "SwinTransformerV2Cr": "its grid stays dense, and papr does not know its blocks yet",
     "Hiera": "it pools mask units in space, which papr does not follow yet",
     "FeatureGetterNet": (
         "features_only models return dense feature maps of every patch; prune the classification "

@@ -31,8 +31,9 @@ class Entry(Site):
 
     def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The original forward, after the proposal has looked."""
-        if pixels.ndim != 4:
-            raise SelectionError(f"expected pixels (B, C, H, W), got {describe(pixels)}")
+        channels = self._papr.facts.channels
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != channels:
+            raise SelectionError(f"expected pixels (B, {channels}, H, W), got {describe(pixels)}")
         grid, covered = self._layout(pixels)
         self._papr.look(cover(pixels, covered), grid, _module(self))
         return super().forward(pixels, *args, **kwargs)  # type: ignore[misc]

@@ -1,7 +1,6 @@
 """What the sites of one pruned host share: configuration, scorers, the selection of this pass."""
 
 import math
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 from papr.config import PruneConfig, Triple
 from papr.errors import PaprWarning, SelectionError
 from papr.hosts.grids import Grid
+from papr.hosts.passes import Passes, Record, Stage, is_recomputing
 from papr.proposals import Proposal
 from papr.proposals.scorers import Scorer
 from papr.selecting import Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
-
-_Stage = tuple[Tensor, Tensor | None, Grid]  # indices, scores, grid
-_Record = tuple[_Stage | None, ...]  # of one pass, by stage; None where a stage is left dense
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,7 @@ class HostFacts:
 
 
 class HostState:
-    """Shared by the sites of one host, outside its module tree.
-
-    The selection travels from the entry to the cut of the same forward pass: through a
-    thread-local in eager mode, so that two threads on one model do not see each other's, and
-    through a plain attribute in compiled code, where the whole pass is one graph and the
-    attribute never outlives the trace. A block that gradient checkpointing runs again in the
-    backward pass, perhaps in another thread, finds it with its input (`carry`).
-    """
+    """Shared by the sites of one host, outside its module tree."""
 
     def __init__(self, config: PruneConfig, proposal: Proposal, facts: HostFacts) -> None:
         self.config = config
@@ -68,9 +58,7 @@ class HostState:
         # symbolic there, and with it the number of kept patches
         self._keep = repr(self.config.keep)
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
-        self._local = threading.local()
-        self._passing: _Record | None = None  # of a compiled pass, from its entry to its last cut
-        self._finished: _Record | None = None  # of the last compiled pass
+        self.passes = Passes()
 
     @property
     def dense(self) -> bool:
@@ -105,8 +93,8 @@ class HostState:
             entry: the module the pixels came in at.
         """
         if self.dense:
-            self._put(tuple(_everything(pixels, g) for g in self._grids(grid)))
-            self.finish()  # there is no cut that would
+            self.passes.put(tuple(_everything(pixels, g) for g in self._grids(grid)))
+            self.passes.finish()  # there is no cut that would
             return
         if torch.compiler.is_compiling():
             scorer = self.scorer
@@ -117,7 +105,7 @@ class HostState:
         raw = scorer(pixels)
         check_scores(raw)
         grids = enumerate(self._grids(grid))
-        self._put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
+        self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
 
     def _grids(self, grid: Grid) -> tuple[Grid, ...]:
         return (grid,) if self.facts.pyramid is None else self.facts.pyramid(grid)
@@ -126,7 +114,12 @@ class HostState:
         """Whether a stage of a hierarchical host is pruned (the only one of others always is)."""
         return self.config.stages is None or stage in self.config.stages
 
-    def _rank(self, raw: Tensor, grid: Grid) -> _Stage:
+    @property
+    def last_stage(self) -> int:
+        """The last stage that is pruned."""
+        return max(self.config.stages) if self.config.stages else self.facts.stages - 1
+
+    def _rank(self, raw: Tensor, grid: Grid) -> Stage:
         scores = to_grid(raw, grid)
         counted = self.config.reference and self.facts.class_token
         count = kept_count(float(self._keep), math.prod(grid), counted)
@@ -136,68 +129,22 @@ class HostState:
         """The selection of the forward pass that is under way, for a site to act on.
 
         Args:
-            again: another site of the same pass will ask too; the last one calls `finish`.
+            again: another site of the same pass will ask too; the last one calls
+                `passes.finish`.
             stage: of a hierarchical host, which stage's.
 
         Raises:
-            SelectionError: tokens came to a cut in a pass whose pixels never passed the entry.
+            SelectionError: tokens came to a cut in a pass whose pixels never passed the entry, or
+                in a checkpoint that does not say which pass it runs again.
         """
-        record = self._under_way()
-        part = None if record is None else record[stage]
+        record = self.passes.under_way()
+        part = record[stage] if record else None
         if part is None:
-            raise SelectionError(
-                "expected pixels to enter the host before its tokens are cut, got tokens only: "
-                "call the whole model, or papr.unprune it first"
-            )
+            raise SelectionError(_explain(record))
         if not again:
-            self.finish()
+            self.passes.finish()
         indices, scores, grid = part
         return Selection(indices, grid, scores)
-
-    def finish(self) -> None:
-        """No site of this pass will ask again: what it took must not serve another pass."""
-        if not self._is_compiled():
-            self._local.pending = False
-        elif self._passing is not None:
-            self._passing, self._finished = None, self._passing
-
-    def _under_way(self) -> _Record | None:
-        if self._is_compiled():
-            return self._passing
-        task, record = getattr(self._local, "recomputed", (_NO_BACKWARD, None))
-        if task == _backward_task() != _NO_BACKWARD:
-            return record
-        return getattr(self._local, "record", None)
-
-    def _is_compiled(self) -> bool:
-        """Whether the pass under way came in through compiled code, whatever runs now."""
-        if torch.compiler.is_compiling():
-            return True
-        return _backward_task() == _NO_BACKWARD and not getattr(self._local, "pending", False)
-
-    def carry(self, tokens: Tensor) -> None:
-        """Let the selection travel with a block's input, for a checkpoint of that block.
-
-        In the backward pass that runs the block again, which may be another thread's and come
-        after other forward passes, the input brings the selection back.
-
-        Raises:
-            SelectionError: a reentrant checkpoint, which gives the block another input.
-        """
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return
-        task = _backward_task()
-        if task == _NO_BACKWARD:
-            tokens._papr_carried = (self, self._under_way())  # type: ignore[attr-defined]
-            return
-        owner, record = getattr(tokens, "_papr_carried", (None, None))
-        if owner is self:
-            self._local.recomputed = (task, record)
-        elif getattr(self._local, "recomputed", (_NO_BACKWARD, None))[0] != task:
-            raise SelectionError(
-                "expected a checkpoint with use_reentrant=False around a block of a pruned host, "
-                "got one that loses the block's input"
-            )
 
     def last(self, stage: int | None = None) -> Selection:
         """The selection of the last forward pass, of this thread where it ran eagerly.
@@ -211,36 +158,10 @@ class HostState:
         """
         if not self.config.trace:
             raise SelectionError("expected trace=True to keep selections, got trace=False")
-        local = self._local
-        compiled = self._finished
-        eager_came_last = compiled is None or compiled is getattr(local, "seen", None)
-        record: _Record | None = getattr(local, "record", None) if eager_came_last else compiled
+        record = self.passes.last()
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
-        pruned = [i for i, part in enumerate(record) if part is not None]
-        if stage is not None and stage not in pruned:
-            raise SelectionError(f"expected a stage among {pruned}, got {stage!r}")
-        part = record[pruned[0] if stage is None else stage]
-        assert part is not None
-        indices, scores, grid = part
-        if type(indices) is not Tensor:
-            raise SelectionError(
-                "expected a forward pass before its selection, got one that was only traced "
-                f"({describe(indices)})"
-            )
-        return Selection(indices, grid, scores)
-
-    def _put(self, record: _Record) -> None:
-        if torch.compiler.is_compiling():
-            self._passing = record
-            return
-        local = self._local
-        task = _backward_task()
-        if task != _NO_BACKWARD:  # the whole model was checkpointed and runs again
-            local.recomputed = (task, record)
-            return
-        local.record, local.pending = record, True
-        local.seen = self._finished  # a compiled pass that comes later leaves another object there
+        return as_selection(record, stage)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "proposal": self.proposal, "facts": self.facts}
@@ -250,12 +171,37 @@ class HostState:
         self._forget()
 
 
-_NO_BACKWARD = -1
+def as_selection(record: Record, stage: int | None = None) -> Selection:
+    """What a pass kept in one stage; None for the first stage that is pruned."""
+    pruned = [i for i, part in enumerate(record) if part is not None]
+    if stage is not None and stage not in pruned:
+        raise SelectionError(f"expected a stage among {pruned}, got {stage!r}")
+    part = record[pruned[0] if stage is None else stage]
+    assert part is not None
+    indices, scores, grid = part
+    if type(indices) is not Tensor:
+        raise SelectionError(
+            "expected a forward pass before its selection, got one that was only traced "
+            f"({describe(indices)})"
+        )
+    return Selection(indices, grid, scores)
 
 
-def _backward_task() -> int:
-    """Which backward pass this thread is in, -1 outside; what PyTorch's checkpoints go by too."""
-    return torch._C._current_graph_task_id()
+def _explain(record: Record | None) -> str:
+    if is_recomputing():
+        return (
+            "expected a checkpoint around a block, a stage or the whole of a pruned host to run "
+            "again on the input it had (use_reentrant=False, no saved-tensor hooks), got another"
+        )
+    if record is not None:
+        return (
+            "expected one pass at a time on a pruned host of which parts are compiled on their "
+            "own, got several (threads, or a pass before that broke off)"
+        )
+    return (
+        "expected pixels to enter the host before its tokens are cut, got tokens only: "
+        "call the whole model, or papr.unprune it first"
+    )
 
 
 def _weight(module: nn.Module) -> Tensor | None:
@@ -263,7 +209,7 @@ def _weight(module: nn.Module) -> Tensor | None:
     return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
-def _everything(pixels: Tensor, grid: Grid) -> _Stage:
+def _everything(pixels: Tensor, grid: Grid) -> Stage:
     indices = torch.arange(math.prod(grid), device=pixels.device)
     return indices.expand(pixels.shape[0], -1), None, grid
 

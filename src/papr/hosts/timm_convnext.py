@@ -16,6 +16,7 @@ from papr.hosts.pyramid import (
     PutOnMap,
     Take,
     TakeFromMap,
+    Whole,
     ZeroingBlock,
 )
 from papr.hosts.sites import StemEntry
@@ -28,6 +29,7 @@ def plan(model: nn.Module) -> Plan:
     cuts = [Cut("norm_pre", End)]
     stages: Any = model.stages
     for i, stage in enumerate(stages):
+        cuts.append(Cut(f"stages.{i}", Whole, i))
         for j, block in enumerate(stage.blocks):
             path = f"stages.{i}.blocks.{j}"
             take, put = (TakeFromMap, PutOnMap) if block.use_conv_mlp else (Take, Put)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving
 from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
-from papr.hosts.pyramid import Block, End, Put, StageSite, Take
+from papr.hosts.pyramid import Block, End, Put, StageSite, Take, Whole
 from papr.hosts.sites import TimmEntry
 from papr.hosts.timm_common import last_tokens, read_facts
 from papr.reducers.windows import attend_in_windows
@@ -109,11 +109,13 @@ def plan(model: nn.Module) -> Plan:
     cuts = [Cut("norm", End)]
     kept = [Cut("norm", End)]
     for i, layer in enumerate(layers):
+        whole = Cut(f"layers.{i}", Whole, i)
         blocks = [f"layers.{i}.blocks.{j}" for j in range(len(layer.blocks))]
         for path in blocks:
             cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
             cuts.append(Cut(f"{path}.{last}", Put, i))
-        kept += kept_blocks(i, blocks, KINDS_V2 if second else KINDS)
+        cuts.append(whole)
+        kept += [whole, *kept_blocks(i, blocks, KINDS_V2 if second else KINDS)]
     facts = read_facts(model, prefix_tokens=0, class_token=False)
     facts = replace(facts, pyramid=Halving(len(layers)), stages=len(layers))
     name = "timm Swin V2" if second else "timm Swin"

@@ -10,7 +10,7 @@ from torch import nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Convolved, convolutions, first_convolution
-from papr.hosts.pyramid import End, Put, Take, ZeroingBlock
+from papr.hosts.pyramid import End, Put, Take, Whole, ZeroingBlock
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 
@@ -21,6 +21,7 @@ def plan(model: nn.Module) -> Plan:
     stages = features[1::2]  # between them stand downsampling layers
     cuts = [Cut("avgpool", End)]
     for i, stage in enumerate(stages):
+        cuts.append(Cut(f"features.{2 * i + 1}", Whole, i))
         for j in range(len(stage)):
             path = f"features.{2 * i + 1}.{j}"
             # inside `block`: 0 is the depthwise convolution, 2 the norm, 5 the last linear layer

@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2, SwinTr
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution
 from papr.hosts.kept_attention import Kinds, kept_blocks
-from papr.hosts.pyramid import Block, End, Put, StageSite, Take
+from papr.hosts.pyramid import Block, End, Put, StageSite, Take, Whole
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 from papr.reducers.windows import attend_in_windows, shift_mask
@@ -41,7 +41,7 @@ class AttentionOfKept(StageSite):
             cosine = attn.logit_scale.clamp(max=math.log(100.0)).exp()
             qkv_bias = _without_keys(qkv_bias)
         tokens = x.squeeze(1)
-        width = attn.qkv.weight.shape[0]
+        nothing = tokens.new_zeros(1, 1, tokens.shape[-1])
         out = attend_in_windows(
             nn.functional.linear(tokens, attn.qkv.weight, qkv_bias),
             chosen.indices,
@@ -51,7 +51,7 @@ class AttentionOfKept(StageSite):
             window=window,
             shift=shift,
             padded_first=True,
-            padding=tokens.new_zeros(width) if qkv_bias is None else qkv_bias.to(tokens.dtype),
+            padding=nn.functional.linear(nothing, attn.qkv.weight, qkv_bias).flatten(),
             cosine=cosine,
             dropout=attn.attention_dropout if attn.training else 0.0,
         )
@@ -73,6 +73,7 @@ def plan(model: nn.Module) -> Plan:
     cuts, kept = [Cut("norm", End)], [Cut("norm", End)]
     stages = features[1::2]  # between them stands patch merging
     for i, stage in enumerate(stages):
+        whole = Cut(f"features.{2 * i + 1}", Whole, i)
         blocks = [f"features.{2 * i + 1}.{j}" for j in range(len(stage))]
         # V2 normalises after the MLP, and the norm of zeros is its bias: zeros come after it
         second = isinstance(stage[0], SwinTransformerBlockV2)
@@ -80,7 +81,8 @@ def plan(model: nn.Module) -> Plan:
         for path in blocks:
             cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
             cuts.append(Cut(f"{path}.{last}", Put, i))
-        kept += kept_blocks(i, blocks, Kinds())
+        cuts.append(whole)
+        kept += [whole, *kept_blocks(i, blocks, Kinds())]
         kept += [Cut(f"{path}.attn", AttentionOfKept, i) for path in blocks]
     facts = HostFacts(
         prefix_tokens=0,

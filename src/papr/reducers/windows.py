@@ -80,14 +80,14 @@ def attend_in_windows(
     flat = flat_rows(slots[indices], places)
 
     rows = qkv.reshape(batch * kept, width)
+    if cosine is not None:  # before pruned places become zeros, which have no direction
+        rows, padding = _directions(rows, heads, cosine), _directions(padding, heads, cosine)
     if places > grid[0] * grid[1]:
         dense = padding.expand(batch * places, -1).index_copy(0, flat, rows)
     else:
         dense = rows.new_zeros(batch * places, width).index_copy_(0, flat, rows)
     dense = dense.view(batch * windows, area, 3, heads, -1)
     q, k, v = dense.permute(2, 0, 3, 1, 4).unbind()
-    if cosine is not None:
-        q, k = F.normalize(q, dim=-1) * cosine.to(q.dtype), F.normalize(k, dim=-1)
 
     # not -inf, in the dtype of attention: a window without kept tokens would answer NaN, and its
     # gradient would spread
@@ -124,3 +124,12 @@ def shift_mask(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> T
     region = region.reshape(down * across, window[0] * window[1])
     apart = region.unsqueeze(1) != region.unsqueeze(2)
     return apart.float() * -100.0
+
+
+def _directions(qkv: Tensor, heads: int, factor: Tensor) -> Tensor:
+    """Queries and keys of each head at length 1, queries times a factor (heads, 1, 1)."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(-3)
+    eps = max(1e-12, torch.finfo(qkv.dtype).tiny)  # 1e-12 is 0 in float16
+    q = F.normalize(q, dim=-1, eps=eps) * factor.to(q.dtype).flatten(1)
+    k = F.normalize(k, dim=-1, eps=eps)
+    return torch.stack([q.to(v.dtype), k.to(v.dtype), v], dim=-3).flatten(-3)
