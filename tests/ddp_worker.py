@@ -49,6 +49,8 @@ VARIANTS: dict[str, tuple[str, Wrap, tuple[float, ...] | None]] = {
     "rotary positions": ("dinov3", wrap_then_prune, None),
     "rotary positions, checkpointing": ("dinov3", checkpointed, None),
     "relative positions": ("beit_both", wrap_then_prune, None),
+    "Swin": ("swin", wrap_then_prune, KEEPS),
+    "ConvNeXt, checkpointing": ("convnext", checkpointed, None),
 }
 
 
@@ -70,8 +72,9 @@ def train(
             prune(model, keeps[step])
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
-        kept = papr.selection(model).indices.shape[1]
-        assert kept == int((keeps[step] if keeps else 0.5) * 64)
+        chosen = papr.selection(model)
+        patches = chosen.grid[0] * chosen.grid[1]
+        assert chosen.indices.shape[1] == int((keeps[step] if keeps else 0.5) * patches)
         if step == 0:
             first = [p.grad.clone() for p in model.parameters()]
         optimizer.step()

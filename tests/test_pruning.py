@@ -238,10 +238,10 @@ def test_maps_and_tokens_of_another_batch_are_refused() -> None:
         drop(torch.randn(5, 17, 3), chosen, 1)
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 64, 64, 1)])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 64, 64, 1), (2, 1, 64, 64)])
 def test_pixels_of_another_rank(shape: tuple[int, ...]) -> None:
     model = prune(CASES["augreg"].build())
-    with pytest.raises(SelectionError, match=r"expected pixels \(B, C, H, W\), got"):
+    with pytest.raises(SelectionError, match=r"expected pixels \(B, 3, H, W\), got"):
         model(torch.zeros(shape))
 
 

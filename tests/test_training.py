@@ -18,7 +18,7 @@ from conftest import DEVICE
 from papr.graft import states
 from tiny import CASES, prune
 
-FAMILIES = ["augreg", "siglip", "dinov3", "beit_both", "cait"]
+FAMILIES = ["augreg", "siglip", "dinov3", "beit_both", "cait", "swin_v2_kept", "convnext"]
 
 
 def problem(batch: int = 16) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tenso
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_few_steps_lower_the_loss(family: str) -> None:
-    model = prune(CASES[family].build(num_classes=2), 0.5).train()
+    model = CASES[family].prune(CASES[family].build(num_classes=2), 0.5).train()
     start = copy.deepcopy(dict(model.named_parameters()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     x, y = problem()
@@ -67,7 +67,8 @@ def test_training_at_keep_one_is_dense_training() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_keep_changes_between_steps(family: str) -> None:
     """A schedule: the optimiser goes on with the same parameters and its own memory of them."""
-    model = prune(CASES[family].build(num_classes=2), 1.0).train()
+    case = CASES[family]
+    model = case.prune(case.build(num_classes=2), 1.0).train()
     model.set_grad_checkpointing(True)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
@@ -75,13 +76,13 @@ def test_keep_changes_between_steps(family: str) -> None:
     losses = []
     for count, keep in enumerate([1.0] * 4 + [0.7] * 4 + [0.5] * 12):
         before = [optimizer.state[p].get("exp_avg") for p in parameters]
-        prune(model, keep)
+        case.prune(model, keep)
         assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
         after = [optimizer.state[p].get("exp_avg") for p in parameters]
         assert all(a is b for a, b in zip(before, after, strict=True))
         assert all(module.training for module in model.modules())
         losses.append(step(model, optimizer, x, y))
-        assert papr.selection(model).indices.shape == (16, int(keep * 64))
+        assert papr.selection(model).indices.shape == (16, int(keep * case.patches()))
         assert {int(optimizer.state[p]["step"]) for p in parameters if p.grad is not None} == {
             count + 1
         }
