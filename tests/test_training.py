@@ -45,7 +45,7 @@ def test_a_few_steps_lower_the_loss(family: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     x, y = problem()
     losses = [step(model, optimizer, x, y) for _ in range(20)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     still = [n for n, p in model.named_parameters() if p.requires_grad and torch.equal(p, start[n])]
     assert still == []
 
