@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+EXTRA ?= test
 BIN = $(VENV)/bin
 
 .PHONY: demo test table check format test-oldest clean
@@ -12,10 +13,10 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/papr demo
 
-test: $(VENV)/.test
+test: $(VENV)/.$(EXTRA)
 	$(BIN)/python -m pytest -n $(JOBS)
 
-table: $(VENV)/.test
+table: $(VENV)/.$(EXTRA)
 	$(BIN)/python -m pytest -n $(JOBS) -m capability --capabilities=docs/capabilities.md
 
 check: $(VENV)/.dev
@@ -29,12 +30,12 @@ format: $(VENV)/.dev
 
 # The oldest versions that pyproject.toml allows, in an environment of their own.
 test-oldest:
-	$(MAKE) test VENV=.venv-oldest CONSTRAINTS="-c constraints/oldest.txt"
+	$(MAKE) test VENV=.venv-oldest EXTRA=test-oldest CONSTRAINTS="-c constraints/oldest.txt"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/bin/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.test-oldest $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e ".[$*]"
 	touch $@
 

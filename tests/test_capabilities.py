@@ -11,6 +11,8 @@ from tiny import CASES
 
 def test_the_stored_table_is_current() -> None:
     """A family added, a limit lifted or a hand's edit shows here: `make table` writes it anew."""
+    if "hf_swin_kept" not in CASES:
+        pytest.skip("the table is for a transformers whose Swin has attention='kept'")
     assert TABLE.read_text(encoding="utf-8") == render(promised()), "stale: run `make table`"
 
 

@@ -76,7 +76,8 @@ def kept_count(keep: float, patches: int, class_token: bool = False) -> int:
         class_token: reference mode of hosts with a class token, which counts it:
             `int(keep * (patches + 1))` patches stay beside it.
     """
-    return min(patches, max(1, int(keep * (patches + class_token))))
+    counted = patches + 1 if class_token else patches  # torch 2.6 adds no bool to a symbolic size
+    return min(patches, max(1, int(keep * counted)))
 
 
 def select(scores: Tensor, count: int) -> Selection:
