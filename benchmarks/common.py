@@ -29,10 +29,18 @@ def parser(description: str, result: str) -> argparse.ArgumentParser:
 
 
 def save(path: Path, device: str, **figures: object) -> None:
-    """Write figures beside the command, the versions and the machine they come from."""
+    """Write figures beside the command, the versions and the machine they come from.
+
+    Args:
+        path: where; `{device}` in its name becomes cpu, cuda or mps.
+        device: what was measured on.
+        **figures: what was measured.
+    """
+    used = pick_device(device)
+    path = path.with_name(path.name.replace("{device}", used.type))
     report = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "environment": environment(pick_device(device)),
+        "environment": environment(used),
         **figures,
     }
     write_text(path, json.dumps(report, indent=1) + "\n")

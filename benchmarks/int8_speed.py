@@ -18,7 +18,7 @@ import papr
 from common import parser, save
 from papr.cli.common import describe_device, pick_device
 from papr.compare import twin
-from papr.measure import interleave, quartiles
+from papr.measure import interleave
 
 
 def rivals(name: str, keep: float, device: torch.device) -> dict[str, torch.nn.Module]:
@@ -55,7 +55,7 @@ def measure(
         {
             "rival": name,
             "compiled": compiled,
-            "ms_per_image": quartiles([1000 * s / len(images) for s in timing.seconds]),
+            "ms_per_image": timing.ms_per_image(len(images)),
             "over_float32_dense": timing.speedup_over(timings["float32 dense"]),
             "over_same_dtype_dense": timing.speedup_over(timings[f"{name.split()[0]} dense"]),
         }
@@ -87,9 +87,8 @@ def main() -> None:
             )
     moved = {kind: distance(hosts, images, kind) for kind in ("dense", "pruned")}
     print("int8 logits from float32's, relative:", moved)
-    path = args.json.with_name(args.json.name.format(device=device.type))
     save(
-        path,
+        args.json,
         args.device,
         torchao=torchao.__version__,
         weights="random",

@@ -13,7 +13,7 @@ import papr
 from common import parser, save
 from papr.cli.common import describe_device, pick_device
 from papr.compare import twin
-from papr.measure import count_macs, interleave, peak_memory, quartiles
+from papr.measure import count_macs, interleave, peak_memory
 
 HOSTS = {
     "swin_base_patch4_window7_224": [
@@ -75,7 +75,7 @@ def measure(name: str, variants: list[dict], batch: int, rounds: int, device) ->
             "model": name,
             **options[label],
             "batch": batch,
-            "ms_per_image": quartiles([s * 1000 / batch for s in timings[label].seconds]),
+            "ms_per_image": timings[label].ms_per_image(batch),
             "speedup": timings[label].speedup_over(timings["dense"]),
             "ideal": macs["dense"].total / macs[label].total,
             "gmacs_host": macs[label].host / 1e9,
@@ -105,8 +105,7 @@ def main() -> None:
     rows = []
     for name in args.models:
         rows += measure(name, HOSTS[name], args.batch, args.rounds, device)
-    path = args.json.with_name(args.json.name.format(device=device.type))
-    save(path, args.device, weights="random", rounds=args.rounds, rows=rows)
+    save(args.json, args.device, weights="random", rounds=args.rounds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -104,8 +104,7 @@ def main() -> None:
                         flush=True,
                     )
             print(costs[f"{name} {dtype}"], flush=True)
-    path = args.json.with_name(args.json.name.format(device=device.type))
-    save(path, args.device, weights="random", rounds=args.rounds, rows=rows, costs=costs)
+    save(args.json, args.device, weights="random", rounds=args.rounds, rows=rows, costs=costs)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -51,15 +52,24 @@ def test_finetune_on_a_folder_of_images(tmp_path: Path) -> None:
     assert f"images of {tmp_path.name}, 32 px" in done.stdout
 
 
-def test_finetune_refuses_in_one_line() -> None:
-    for wrong, message in [
-        (["--data", "no/such/folder"], "expected a folder, no/such/folder is none"),
-        (["--keep", "1.5"], "expected 0 < keep <= 1, got 1.5"),
-    ]:
-        done = run("finetune.py", *wrong)
-        assert done.returncode == 2
-        assert message in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("example", "wrong", "message"),
+    [
+        ("finetune", ["--data", "no/such/folder"], "expected a folder, no/such/folder is none"),
+        ("finetune", ["--keep", "1.5"], "expected 0 < keep <= 1, got 1.5"),
+        (
+            "segmentation",
+            ["--size", "50"],
+            "expected --size of at least 32, a multiple of 8, got 50",
+        ),
+        ("segmentation", ["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
+    ],
+)
+def test_refused_in_one_line(example: str, wrong: list[str], message: str) -> None:
+    done = run(f"{example}.py", *wrong)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_finetune_help_teaches() -> None:
@@ -76,13 +86,3 @@ def test_segmentation() -> None:
     names = ["dense", "papr, zero", "papr, nearest", "papr, mean", "random, nearest"]
     assert [name for name, _ in rows] == names
     assert "synthetic images, 64 px, batch 2; trained from random weights" in done.stdout
-
-
-def test_segmentation_refuses_in_one_line() -> None:
-    for wrong, message in [
-        (["--size", "50"], "expected --size of at least 32, a multiple of 8, got 50"),
-        (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
-    ]:
-        done = run("segmentation.py", *wrong)
-        assert done.returncode == 2
-        assert message in done.stderr.splitlines()[-1]

@@ -3,13 +3,13 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from papr.measure import count_macs, interleave, peak_memory
-from papr.measure.speed import quartiles
 from papr.pruning import prune, unprune, unwrap
 
 
@@ -96,7 +96,7 @@ def compare(
     if compiled:  # variants of one forward share a limit, which several calls would reach
         torch._dynamo.reset()
     run = {k: torch.compile(h, fullgraph=True) if compiled else h for k, h in hosts.items()}
-    calls = {str(keep): _call(host, images) for keep, host in run.items()}
+    calls = {str(keep): partial(host, images) for keep, host in run.items()}
     timings = interleave(calls, rounds, warmup, device, each_turn)
     dense = timings["1.0"]
     return [
@@ -104,10 +104,10 @@ def compare(
             keep=keep,
             batch=batch,
             dtype=str(images.dtype).removeprefix("torch."),
-            ms_per_image=_per_image(timings[str(keep)].seconds, batch),
+            ms_per_image=timings[str(keep)].ms_per_image(batch),
             gmacs_host=macs[keep].host / 1e9,
             gmacs_proposal=macs[keep].proposal / 1e9,
-            peak_mb=peak_memory(_call(_memory_view(host, run[keep], device), images), device) / 1e6,
+            peak_mb=_peak_memory(host, run[keep], images) / 1e6,
             speedup=timings[str(keep)].speedup_over(dense),
             ideal=macs[1.0].total / macs[keep].total,
         )
@@ -115,15 +115,7 @@ def compare(
     ]
 
 
-def _call(host: Callable[[Tensor], object], images: Tensor) -> Callable[[], object]:
-    return lambda: host(images)
-
-
-def _memory_view(eager: nn.Module, run: Any, device: torch.device) -> Any:
-    """What to watch for memory: on a CPU only eager code shows its tensors."""
-    return run if device.type == "cuda" else eager
-
-
-def _per_image(seconds: Sequence[float], batch: int) -> tuple[float, float, float]:
-    middle, lower, upper = quartiles([s * 1000 / batch for s in seconds])
-    return middle, lower, upper
+def _peak_memory(eager: nn.Module, run: Any, images: Tensor) -> int:
+    """Peak memory of a call in bytes; on a CPU only eager code shows its tensors."""
+    watched = run if images.device.type == "cuda" else eager
+    return peak_memory(partial(watched, images), images.device)

@@ -29,5 +29,11 @@ class ExportError(PaprError, RuntimeError):
     """A model could not be written to a file, or the file does not answer as the model does."""
 
 
+def one_line(error: BaseException) -> str:
+    """Type and first line of somebody else's error, for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip() if lines else 'no message'}"
+
+
 class PaprWarning(UserWarning):
     """papr had to assume something; said once."""

@@ -14,16 +14,20 @@ from torch import nn
 _TIMEOUT = 3.0  # seconds
 
 
-def create_pretrained(name: str, **kwargs: Any) -> nn.Module:
-    """`timm.create_model(name, pretrained=True)`, from the cache alone where there is no network.
+def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """`timm.create_model`; where there is no network, weights come from the cache alone.
 
     Raises:
         Exception: whatever timm and the hub's client raise when the weights cannot be had.
     """
     import timm
 
+    model: nn.Module
+    if not pretrained:
+        model = timm.create_model(name, pretrained=False, **kwargs)
+        return model
     with torch.random.fork_rng(devices=[]), _patient_only_online():
-        model: nn.Module = timm.create_model(name, pretrained=True, **kwargs)
+        model = timm.create_model(name, pretrained=True, **kwargs)
     return model
 
 

@@ -11,6 +11,8 @@ import typer
 from papr.cli.common import (
     DTYPES,
     Attention,
+    ProposalName,
+    ProposalSize,
     Stages,
     describe_device,
     environment,
@@ -27,6 +29,7 @@ from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
 from papr.files import write_text
+from papr.hub import create
 from papr.proposals import Proposal
 
 #: The least speed-up that is worth the patches it costs.
@@ -44,16 +47,12 @@ def bench(
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile dense and pruned alike.")
     ] = False,
-    proposal: Annotated[
-        str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
-    ] = DEFAULT_PROPOSAL,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
     random_proposal: Annotated[
         bool,
         typer.Option("--random-proposal", help="Random weights for it: same speed, no download."),
     ] = False,
-    proposal_size: Annotated[
-        str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
-    ] = None,
+    proposal_size: ProposalSize = None,
     stages: Stages = None,
     attention: Attention = "dense",
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
@@ -129,8 +128,7 @@ def _create(name: str) -> torch.nn.Module:
 
     if not timm.is_model(name):
         raise ConfigError(f"expected --model to be the name of a timm model, got {name!r}")
-    model: torch.nn.Module = timm.create_model(name, pretrained=False).eval()
-    return model
+    return create(name, pretrained=False).eval()
 
 
 def _input_shape(model: torch.nn.Module) -> tuple[int, int, int]:

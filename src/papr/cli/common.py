@@ -38,7 +38,11 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
     return values
 
 
-#: Options of hierarchical hosts, the same in every command.
+# Options that mean the same in every command.
+ProposalName = Annotated[
+    str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
+]
+ProposalSize = Annotated[str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')]
 Stages = Annotated[
     str | None,
     typer.Option(help="Swin and ConvNeXt: stages to prune, counted from 0, such as 2,3."),
@@ -151,9 +155,14 @@ def speed_table(rows: Sequence[Row]) -> Table:
             table.add_row("dense", *figures)
             continue
         figures[2] += f" + {row.gmacs_proposal:.2f}"
-        middle, lower, upper = row.speedup
-        speedup = f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]"
+        speedup = with_quartiles(row.speedup)
         table.add_row(
             f"{row.keep:g}", *figures, speedup, f"{row.ideal:.2f}", f"{row.efficiency:.0%}"
         )
     return table
+
+
+def with_quartiles(ratio: tuple[float, float, float]) -> str:
+    """A ratio (median, lower, upper quartile) for a cell of a table."""
+    middle, lower, upper = ratio
+    return f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]"

@@ -16,7 +16,7 @@ from papr.compare import compare, twin
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.errors import PaprError
 from papr.files import write_image
-from papr.hub import create_pretrained
+from papr.hub import create
 from papr.images import fit, keep_visible, load_image, select_patches, to_pixels
 from papr.proposals import Proposal, embedded
 from papr.pruning import prune
@@ -166,9 +166,7 @@ def _top1(logits: Tensor) -> list[tuple[str, float]]:
 
 def _host() -> tuple[nn.Module, bool]:
     """ViT-B/16 with pretrained weights where they can be had, and whether they could."""
-    import timm
-
     try:
-        return create_pretrained(HOST).eval(), True
+        return create(HOST, pretrained=True).eval(), True
     except Exception:  # whatever the hub's HTTP stack of the day raises
-        return timm.create_model(HOST, pretrained=False).eval(), False
+        return create(HOST, pretrained=False).eval(), False

@@ -15,6 +15,8 @@ from torch import nn
 import papr
 from papr.cli.common import (
     Attention,
+    ProposalName,
+    ProposalSize,
     Stages,
     describe_device,
     errors,
@@ -22,14 +24,15 @@ from papr.cli.common import (
     parse_size,
     parse_stages,
     progress,
+    with_quartiles,
 )
 from papr.compare import twin
 from papr.config import DEFAULT_PROPOSAL, check_keep
-from papr.errors import ConfigError
+from papr.errors import ConfigError, one_line
 from papr.exporting import Exported, differences
 from papr.exporting.speed import LABELS, RuntimeRow, compare_runtimes
 from papr.exporting.writing import chosen_format
-from papr.hub import create_pretrained
+from papr.hub import create
 from papr.pruning import prune
 
 
@@ -50,12 +53,8 @@ def export(
     pretrained: Annotated[
         bool, typer.Option("--pretrained/--random", help="Pretrained weights, or random ones.")
     ] = True,
-    proposal: Annotated[
-        str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
-    ] = DEFAULT_PROPOSAL,
-    proposal_size: Annotated[
-        str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
-    ] = None,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
     stages: Stages = None,
     attention: Attention = "dense",
     bench: Annotated[
@@ -112,22 +111,12 @@ def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> 
     sized = {} if size is None else {"img_size": size}
     try:
         try:
-            return _load(name, pretrained, **sized).eval()
+            return create(name, pretrained, **sized).eval()
         except TypeError:  # convolutional families take any size and have no such option
-            return _load(name, pretrained).eval()
+            return create(name, pretrained).eval()
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
         hint = "; --random does without" if pretrained else ""
-        raise ConfigError(f"cannot load {name} ({type(error).__name__}: {reason}){hint}") from error
-
-
-def _load(name: str, pretrained: bool, **options: int | tuple[int, int]) -> nn.Module:
-    if pretrained:
-        return create_pretrained(name, **options)
-    import timm
-
-    model: nn.Module = timm.create_model(name, pretrained=False, **options)
-    return model
+        raise ConfigError(f"cannot load {name} ({one_line(error)}){hint}") from error
 
 
 def _report(written: Exported, model: str, pretrained: bool) -> None:
@@ -181,11 +170,10 @@ def _table(rows: list[RuntimeRow]) -> Table:
     for heading in ("dense", "pruned", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        middle, lower, upper = row.speedup
         table.add_row(
             LABELS[row.runtime],
             f"{row.dense_ms[0]:.1f}",
             f"{row.pruned_ms[0]:.1f}",
-            f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]",
+            with_quartiles(row.speedup),
         )
     return table

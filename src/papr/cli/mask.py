@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from papr.cli.common import errors, out, parse_size, progress
+from papr.cli.common import ProposalName, ProposalSize, errors, out, parse_size, progress
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import heat_map, kept_patches, panel
 from papr.errors import ConfigError
@@ -24,12 +24,8 @@ def mask(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
         "papr-masks"
     ),
-    proposal: Annotated[
-        str, typer.Option(help="Who looks: a timm ConvNet, or the embedded default.")
-    ] = DEFAULT_PROPOSAL,
-    proposal_size: Annotated[
-        str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')
-    ] = None,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
     size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
 ) -> None:

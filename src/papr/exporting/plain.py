@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from papr.compare import twin
 from papr.config import check_size
-from papr.errors import ConfigError, ExportError
+from papr.errors import ConfigError, ExportError, one_line
+from papr.proposals.scorers import floating_weight
 from papr.pruning import unwrap
 from papr.significance import describe
 
@@ -90,7 +91,8 @@ def plain(model: nn.Module, on_cpu: bool) -> Plain:
 
 def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """The device and the dtype of a model's pixels: those of its first floating weight."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    weight = floating_weight(model)
+    weight = torch.empty(0) if weight is None else weight
     return weight.device, weight.dtype
 
 
@@ -142,5 +144,4 @@ def first_line(error: BaseException) -> str:
     """Type and first line of the error at the bottom of a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return one_line(error)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from papr.exporting.agreement import onnx_runtime, openvino, reloaded
 from papr.measure import interleave
-from papr.measure.speed import Timing, quartiles
 
 LABELS = {
     "eager": "PyTorch, eager",
@@ -79,7 +79,7 @@ def compare_runtimes(
     }
     pairs |= {name: (load[name](a), load[name](b)) for name, (a, b) in files.items()}
     calls = {
-        f"{name} {kind}": _call(run, images)
+        f"{name} {kind}": partial(run, images)
         for name, both in pairs.items()
         for kind, run in zip(("dense", "pruned"), both, strict=True)
     }
@@ -89,17 +89,9 @@ def compare_runtimes(
         RuntimeRow(
             runtime=name,
             batch=batch,
-            dense_ms=_per_image(timings[f"{name} dense"], batch),
-            pruned_ms=_per_image(timings[f"{name} pruned"], batch),
+            dense_ms=timings[f"{name} dense"].ms_per_image(batch),
+            pruned_ms=timings[f"{name} pruned"].ms_per_image(batch),
             speedup=timings[f"{name} pruned"].speedup_over(timings[f"{name} dense"]),
         )
         for name in pairs
     ]
-
-
-def _call(run: Callable[[Tensor], object], images: Tensor) -> Callable[[], object]:
-    return lambda: run(images)
-
-
-def _per_image(timing: Timing, batch: int) -> tuple[float, float, float]:
-    return quartiles([seconds * 1000 / batch for seconds in timing.seconds])

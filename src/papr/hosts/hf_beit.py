@@ -23,7 +23,7 @@ from papr.hosts.hf_common import (
     read_facts,
 )
 from papr.hosts.sites import Site
-from papr.hosts.timm_beit import with_class_token
+from papr.hosts.timm_beit import gather_bias, with_class_token
 from papr.reducers.drop import drop
 
 
@@ -116,9 +116,7 @@ def _dense(window_size: tuple[int, int], arguments: dict[str, Any]) -> dict[str,
 
 def _gathered(bias: Tensor, kept: Tensor) -> Tensor:
     """A bias (1, heads, 1 + N, 1 + N), both axes by (B, 1 + K): to (B, heads, 1 + K, 1 + K)."""
-    pairs = bias[0][:, kept.unsqueeze(2), kept.unsqueeze(1)]
-    # contiguous, or no fused attention kernel on a GPU takes it
-    return pairs.transpose(0, 1).contiguous()
+    return gather_bias(bias[0], kept)
 
 
 def plan(model: nn.Module) -> Plan:

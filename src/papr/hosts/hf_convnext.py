@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Convolved, convolutions, first_convolution, on_grid, stem_layout
-from papr.hosts.pyramid import End, Put, Take, Whole, ZeroingBlock
+from papr.hosts.pyramid import End, Whole, ZeroingBlock, block_cuts
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 
@@ -50,15 +50,9 @@ def plan(model: nn.Module) -> Plan:
         cuts.append(Cut(f"{names.stages}.{i}", Whole, i))
         for j in range(len(stage.layers)):
             path = f"{names.stages}.{i}.layers.{j}"
-            cuts += [
-                Cut(path, ZeroingBlock, i),
-                Cut(f"{path}.{names.norm}", Take, i),
-                Cut(f"{path}.{names.last}", Put, i),
-            ]
+            cuts += block_cuts(i, path, names.norm, names.last, ZeroingBlock)
     pyramid = Convolved([[], *(convolutions(getattr(s, names.between)) for s in stages[1:])])
     facts = HostFacts(
-        prefix_tokens=0,
-        class_token=False,
         channels=first_convolution(model.get_submodule(names.entry)).in_channels,
         pyramid=pyramid,
         stages=len(stages),

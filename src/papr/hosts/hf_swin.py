@@ -4,7 +4,6 @@ With attention="kept" it knows selected tokens only. Layers hand it whole window
 stays dense around it; queries, keys, values and projection are of selected tokens all the same.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -12,10 +11,15 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution, on_grid
-from papr.hosts.pyramid import Block, End, Put, StageSite, Take, TakeAndPut, Whole
+from papr.hosts.pyramid import End, StageSite, TakeAndPut, Whole, block_cuts
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
-from papr.reducers.windows import attend_in_windows, window_slots
+from papr.reducers.windows import (
+    attend_in_windows,
+    continuous_bias,
+    cosine_factor,
+    window_slots,
+)
 from papr.selecting import flat_rows
 
 
@@ -25,8 +29,13 @@ class PaddingEntry(Entry):
     def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
         assert isinstance(self, nn.Module)
         height, width = first_convolution(self).stride
-        rows, columns = -(-pixels.shape[-2] // height), -(-pixels.shape[-1] // width)
+        rows, columns = _padded_grid(self, pixels)
         return (rows, columns), (rows * height, columns * width)
+
+
+def _padded_grid(embeddings: nn.Module, pixels: Tensor) -> tuple[int, int]:
+    height, width = first_convolution(embeddings).stride
+    return -(-pixels.shape[-2] // height), -(-pixels.shape[-1] // width)
 
 
 class WindowsOfKept(StageSite):
@@ -99,13 +108,10 @@ class WindowsOfKeptV2(WindowsOfKept):
     def _bias(self) -> Tensor:
         attn: Any = self.self  # type: ignore[attr-defined]
         table = attn.continuous_position_bias_mlp(attn.relative_coords_table)
-        table = table.view(-1, attn.num_attention_heads)
-        bias = table[attn.relative_position_index].permute(2, 0, 1)
-        return 16 * torch.sigmoid(bias).unsqueeze(0)
+        return continuous_bias(table, attn.relative_position_index)
 
     def _cosine(self) -> Tensor:
-        logit_scale: Tensor = self.self.logit_scale  # type: ignore[attr-defined]
-        return logit_scale.clamp(max=math.log(100.0)).exp()
+        return cosine_factor(self.self.logit_scale)  # type: ignore[attr-defined]
 
     def _dropout(self) -> float:
         return self.self.dropout.p  # type: ignore[attr-defined, no-any-return]
@@ -127,28 +133,20 @@ def plan(model: nn.Module) -> Plan:
             first, last = "layernorm_after", "mlp" if hasattr(layer, "mlp") else "output"
             if second:
                 first, last = ("mlp" if hasattr(layer, "mlp") else "intermediate"), first
-            cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
-            cuts.append(Cut(f"{path}.{last}", Put, i))
+            cuts += block_cuts(i, path, first, last)
             kind = WindowsOfKeptV2 if second else WindowsOfKept
             attention.append(Cut(f"{path}.attention", kind, i))
             if second:  # here too the norm comes after
                 attention.append(Cut(f"{path}.layernorm_before", TakeAndPut, i))
-    facts = HostFacts(
-        prefix_tokens=0,
-        class_token=False,
-        channels=first_convolution(model.get_submodule("embeddings")).in_channels,
-        pyramid=Halving(len(stages)),
-        stages=len(stages),
-    )
+    patches, pyramid = first_convolution(model.get_submodule("embeddings")), Halving(len(stages))
+    facts = HostFacts(channels=patches.in_channels, pyramid=pyramid, stages=len(stages))
     name = f"transformers {type(model).__name__}"
     # transformers 5.0 built Swin's attention as it still builds V2's
     known = second or hasattr(stages[0].blocks[0].attention, "q_proj")
     kept = (*cuts, *attention) if known else None
-    patch = first_convolution(model.get_submodule("embeddings")).stride
-    pyramid = Halving(len(stages))
 
     def last_map(host: nn.Module, pixels: Tensor, **options: Any) -> Tensor:
-        first = tuple(-(-n // p) for n, p in zip(pixels.shape[-2:], patch, strict=True))
+        first = _padded_grid(host.get_submodule("embeddings"), pixels)
         return on_grid(host(pixels, **options)[0], pyramid(first)[-1])
 
     return Plan(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from papr.hosts import Cut
 from papr.hosts.sites import Site
 from papr.reducers.skip import (
     put_on_grid,
@@ -98,6 +99,25 @@ class Whole(Block):
         if not torch.compiler.is_compiling() and self._papr_stage == self._papr.last_stage:
             self._papr.passes.finish()
         return answer
+
+
+def block_cuts(
+    stage: int, path: str, first: str, last: str, kind: type[Block] = Block
+) -> list[Cut]:
+    """The sites of a block, of which one part sees kept tokens only.
+
+    Args:
+        stage: the stage it is in.
+        path: where the block is.
+        first: path in the block of the first module of that part.
+        last: of the last one; may not be the first.
+        kind: the block's own behaviour.
+    """
+    return [
+        Cut(path, kind, stage),
+        Cut(f"{path}.{first}", Take, stage),
+        Cut(f"{path}.{last}", Put, stage),
+    ]
 
 
 class End(Site):

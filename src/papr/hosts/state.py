@@ -14,7 +14,7 @@ from papr.errors import PaprWarning, SelectionError
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Passes, Record, Stage, is_recomputing
 from papr.proposals import Proposal
-from papr.proposals.scorers import Scorer
+from papr.proposals.scorers import Scorer, floating_weight
 from papr.selecting import Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
@@ -34,8 +34,8 @@ class HostFacts:
         stages: how many stages a hierarchical host has, 0 for others.
     """
 
-    prefix_tokens: int
-    class_token: bool
+    prefix_tokens: int = 0
+    class_token: bool = False
     channels: int = 3
     mean: Triple | None = None
     std: Triple | None = None
@@ -72,7 +72,7 @@ class HostState:
         """
         if self.dense:
             return
-        weight = _weight(module)
+        weight = floating_weight(module)
         if weight is not None:
             self.scorer = self._scorer_on(weight.device, weight.dtype)
 
@@ -99,7 +99,7 @@ class HostState:
         if torch.compiler.is_compiling():
             scorer = self.scorer
         else:  # a replica of DataParallel, or weights assigned from elsewhere, may have moved
-            weight = _weight(entry)
+            weight = floating_weight(entry)
             scorer = self._scorer_on(pixels.device, (pixels if weight is None else weight).dtype)
         assert scorer is not None
         raw = scorer(pixels)
@@ -202,11 +202,6 @@ def _explain(record: Record | None) -> str:
         "expected pixels to enter the host before its tokens are cut, got tokens only: "
         "call the whole model, or papr.unprune it first"
     )
-
-
-def _weight(module: nn.Module) -> Tensor | None:
-    """The weight that tells a module's device and dtype."""
-    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def _everything(pixels: Tensor, grid: Grid) -> Stage:

@@ -69,6 +69,7 @@ def with_class_token(indices: Tensor) -> Tensor:
 
 def gather_bias(bias: Tensor, kept: Tensor) -> Tensor:
     """A bias (heads, 1 + N, 1 + N), both axes by (B, 1 + K): to (B, heads, 1 + K, 1 + K)."""
+    # contiguous, or no fused attention kernel on a GPU takes it
     return bias[:, kept.unsqueeze(2), kept.unsqueeze(1)].transpose(0, 1).contiguous()
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from papr.config import Triple, check_statistics
 from papr.errors import ConfigError, UnsupportedModelError
+from papr.hosts.grids import convolutions
 from papr.hosts.state import HostFacts
 
 
@@ -29,7 +30,7 @@ def read_facts(model: nn.Module, prefix_tokens: int, class_token: bool) -> HostF
                 f"cannot prune {type(model).__name__}: its patch_embed ({type(embed).__name__}) "
                 f"has no {name}, which the patch grid is read from (timm {timm.__version__})"
             )
-    channels = next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), 3)
+    channels = next((conv.in_channels for conv in convolutions(embed)), 3)
     mean, std = input_statistics(model)
     return HostFacts(prefix_tokens, class_token, channels, mean, std)
 

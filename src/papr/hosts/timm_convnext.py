@@ -40,8 +40,6 @@ def plan(model: nn.Module) -> Plan:
             ]
     mean, std = input_statistics(model)
     facts = HostFacts(
-        prefix_tokens=0,
-        class_token=False,
         channels=first_convolution(model.get_submodule("stem")).in_channels,
         mean=mean,
         std=std,

@@ -3,7 +3,6 @@
 With attention="kept" it knows selected tokens only; see `kept_attention`.
 """
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving
 from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
-from papr.hosts.pyramid import Block, End, Put, StageSite, Take, Whole
+from papr.hosts.pyramid import End, StageSite, Whole, block_cuts
 from papr.hosts.sites import TimmEntry
 from papr.hosts.timm_common import last_tokens, read_facts
-from papr.reducers.windows import attend_in_windows
+from papr.reducers.windows import attend_in_windows, continuous_bias, cosine_factor
 
 
 class WindowsOfKept(StageSite):
@@ -74,14 +73,13 @@ class WindowsOfKeptV2(WindowsOfKept):
         return F.linear(tokens, attn.qkv.weight, bias)
 
     def _cosine(self) -> Tensor:
-        logit_scale: Tensor = self.attn.logit_scale  # type: ignore[attr-defined]
-        return logit_scale.clamp(max=math.log(100.0)).exp()
+        return cosine_factor(self.attn.logit_scale)  # type: ignore[attr-defined]
 
     def _position_bias(self) -> Tensor:
         attn: Any = self.attn  # type: ignore[attr-defined]
-        table = attn.cpb_mlp(attn.relative_coords_table).view(-1, attn.num_heads)
-        bias = table[attn.relative_position_index].permute(2, 0, 1)
-        return 16 * torch.sigmoid(bias).unsqueeze(0)
+        return continuous_bias(
+            attn.cpb_mlp(attn.relative_coords_table), attn.relative_position_index
+        )
 
 
 # fmt: off
@@ -112,8 +110,7 @@ def plan(model: nn.Module) -> Plan:
         whole = Cut(f"layers.{i}", Whole, i)
         blocks = [f"layers.{i}.blocks.{j}" for j in range(len(layer.blocks))]
         for path in blocks:
-            cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
-            cuts.append(Cut(f"{path}.{last}", Put, i))
+            cuts += block_cuts(i, path, first, last)
         cuts.append(whole)
         kept += [whole, *kept_blocks(i, blocks, KINDS_V2 if second else KINDS)]
     facts = read_facts(model, prefix_tokens=0, class_token=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Convolved, convolutions, first_convolution
-from papr.hosts.pyramid import End, Put, Take, Whole, ZeroingBlock
+from papr.hosts.pyramid import End, Whole, ZeroingBlock, block_cuts
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 
@@ -25,15 +25,9 @@ def plan(model: nn.Module) -> Plan:
         for j in range(len(stage)):
             path = f"features.{2 * i + 1}.{j}"
             # inside `block`: 0 is the depthwise convolution, 2 the norm, 5 the last linear layer
-            cuts += [
-                Cut(path, ZeroingBlock, i),
-                Cut(f"{path}.block.2", Take, i),
-                Cut(f"{path}.block.5", Put, i),
-            ]
+            cuts += block_cuts(i, path, "block.2", "block.5", ZeroingBlock)
     between = [[], *(convolutions(layer) for layer in features[2::2])]
     facts = HostFacts(
-        prefix_tokens=0,
-        class_token=False,
         channels=first_convolution(features[0]).in_channels,
         pyramid=Convolved(between),
         stages=len(stages),

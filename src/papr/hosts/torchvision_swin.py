@@ -3,7 +3,6 @@
 With attention="kept" window attention knows selected tokens only; see `kept_attention`.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2, SwinTr
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution
 from papr.hosts.kept_attention import Kinds, kept_blocks
-from papr.hosts.pyramid import Block, End, Put, StageSite, Take, Whole
+from papr.hosts.pyramid import End, StageSite, Whole, block_cuts
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
-from papr.reducers.windows import attend_in_windows, shift_mask
+from papr.reducers.windows import attend_in_windows, cosine_factor, shift_mask
 
 
 class AttentionOfKept(StageSite):
@@ -38,7 +37,7 @@ class AttentionOfKept(StageSite):
             bias = bias + shift_mask(grid, window, shift, x.device).to(bias.dtype).unsqueeze(1)
         cosine, qkv_bias = None, attn.qkv.bias
         if isinstance(self, ShiftedWindowAttentionV2):
-            cosine = attn.logit_scale.clamp(max=math.log(100.0)).exp()
+            cosine = cosine_factor(attn.logit_scale)
             qkv_bias = _without_keys(qkv_bias)
         tokens = x.squeeze(1)
         nothing = tokens.new_zeros(1, 1, tokens.shape[-1])
@@ -79,14 +78,11 @@ def plan(model: nn.Module) -> Plan:
         second = isinstance(stage[0], SwinTransformerBlockV2)
         first, last = ("mlp", "norm2") if second else ("norm2", "mlp")
         for path in blocks:
-            cuts += [Cut(path, Block, i), Cut(f"{path}.{first}", Take, i)]
-            cuts.append(Cut(f"{path}.{last}", Put, i))
+            cuts += block_cuts(i, path, first, last)
         cuts.append(whole)
         kept += [whole, *kept_blocks(i, blocks, Kinds())]
         kept += [Cut(f"{path}.attn", AttentionOfKept, i) for path in blocks]
     facts = HostFacts(
-        prefix_tokens=0,
-        class_token=False,
         channels=first_convolution(features[0]).in_channels,
         pyramid=Halving(len(stages)),
         stages=len(stages),

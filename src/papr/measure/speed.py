@@ -27,6 +27,10 @@ class Timing:
         """Median seconds of a call."""
         return statistics.median(self.seconds)
 
+    def ms_per_image(self, batch: int) -> tuple[float, float, float]:
+        """Milliseconds of a call on `batch` images by their number: (median, quartiles)."""
+        return quartiles([1000 * s / batch for s in self.seconds])
+
     def speedup_over(self, other: "Timing") -> tuple[float, float, float]:
         """How many times faster than `other`, turn by turn: (median, lower, upper quartile)."""
         ratios = [b / a for a, b in zip(self.seconds, other.seconds, strict=True)]

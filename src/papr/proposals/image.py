@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from papr.config import DEFAULT_PROPOSAL, Size, Triple, check_size, check_statistics
-from papr.errors import ProposalError
-from papr.hub import create_pretrained
+from papr.errors import ProposalError, one_line
+from papr.hub import create
 from papr.proposals import embedded
 from papr.proposals.folding import cheapen
 from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
@@ -94,7 +94,7 @@ class Proposal:
             example, first = errors[0]
             raise ProposalError(
                 f"expected the proposal {self.name} to take an image {tuple(example.shape)}, "
-                f"it failed: {type(first).__name__}: {_first_line(first)}"
+                f"it failed: {one_line(first)}"
             ) from first
         _check_map(features, self.name, getattr(net, "num_features", None))
 
@@ -188,22 +188,14 @@ def _load(name: str, pretrained: bool) -> nn.Module:
             f'expected "{DEFAULT_PROPOSAL}" or the name of a timm model, got {name!r}{hint}'
         )
     if not pretrained:
-        return _random(name)
+        return create(name, pretrained=False, num_classes=0)
     try:
-        net = create_pretrained(name, num_classes=0)
+        return create(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ProposalError(
-            f"cannot download the weights of {name} ({type(error).__name__}: "
-            f'{_first_line(error)}); the embedded "{DEFAULT_PROPOSAL}" needs no download'
+            f"cannot download the weights of {name} ({one_line(error)}); "
+            f'the embedded "{DEFAULT_PROPOSAL}" needs no download'
         ) from error
-    return net
-
-
-def _random(name: str) -> nn.Module:
-    import timm
-
-    net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
-    return net
 
 
 def _examples(size: Size) -> list[Tensor]:
@@ -234,7 +226,3 @@ def _check_map(features: object, name: str, channels: int | None) -> None:
             f"expected the proposal {name} to return (B, {channels}, h, w), got "
             f"{tuple(features.shape)}: it keeps channels last, as no ConvNet of timm does"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -49,7 +49,8 @@ class NetScorer(Scorer):
         self.call = call
         self.size = size
         self.shrink_only = shrink_only
-        weight = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+        weight = floating_weight(net)
+        weight = torch.empty(0) if weight is None else weight
         self.dtype = weight.dtype
         scale, shift = affine if affine is not None else (None, None)
         for name, values in (("scale", scale), ("shift", shift)):
@@ -102,6 +103,11 @@ class CallableScorer(Scorer):
                 f"got {describe(scores)}"
             )
         return scores
+
+
+def floating_weight(module: nn.Module) -> Tensor | None:
+    """The weight that tells a module's device and dtype; None where it has none."""
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:

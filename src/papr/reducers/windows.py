@@ -5,6 +5,8 @@ tokens stand in their windows, where pruned ones are masked as keys: windows sta
 that shapes do not depend on the image.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -99,6 +101,30 @@ def attend_in_windows(
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
     out = out.transpose(1, 2).reshape(batch * places, -1)
     return out.index_select(0, flat).view(batch, kept, -1)
+
+
+def cosine_factor(logit_scale: Tensor) -> Tensor:
+    """Swin V2's learnt factor on cosines, at most 100: (heads, 1, 1).
+
+    Source: Liu et al., CVPR 2022 (arXiv 2111.09883), Sec. 3.3.
+    """
+    return logit_scale.clamp(max=math.log(100.0)).exp()
+
+
+def continuous_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Swin V2's position bias from what its small network answers.
+
+    Source: Liu et al., CVPR 2022 (arXiv 2111.09883), Sec. 3.3.
+
+    Args:
+        table: a value for each relative position and head, (..., heads).
+        index: (area, area) int64, which relative position two places of a window have.
+
+    Returns:
+        (1, heads, area, area), between 0 and 16.
+    """
+    bias = table.flatten(0, -2)[index].permute(2, 0, 1)
+    return 16 * torch.sigmoid(bias).unsqueeze(0)
 
 
 def shift_mask(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> Tensor:
