@@ -15,8 +15,11 @@ DEFAULT_PROPOSAL = "efficientnet_lite0"
 #: A resolution: None for the proposal's own choice, "input" for the host's pixels as they come,
 #: an int for the shorter side in pixels, a pair for (height, width).
 Size = None | str | int | tuple[int, int]
+#: The same of a proposal, which may look at clips: a triple for (frames, height, width).
+ProposalSize = Size | tuple[int, int, int]
 Triple = tuple[float, float, float]
 ATTENTION = ("dense", "kept")
+SCORES = ("significance", "motion")
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class PruneConfig:
             an `nn.Module` that returns a feature map, a callable `pixels -> scores (B, h, w)`, or
             a `papr.Proposal`.
         proposal_size: resolution the proposal runs at. None: its default; an int: the shorter
-            side in pixels, aspect ratio kept; (height, width): exactly that; "input": the host's
-            pixels as they come.
+            side in pixels, aspect ratio kept; (height, width), or (frames, height, width) of one
+            that looks at clips: exactly that; "input": the host's pixels as they come.
         reference: exact semantics of the paper's reference: the proposal gets the host's pixels
             as they are, and a class token counts towards the number of kept patches.
         mean: the host's input mean for pixels in [0, 1], where it cannot be read off the model.
@@ -45,6 +48,14 @@ class PruneConfig:
         attention: of a Swin host, "dense" (the paper's: only MLPs skip) or "kept" (tokens that
             are not selected take no part in window attention either, neither as queries nor as
             keys; faster, and further from the dense model).
+        score: "significance" (the paper's), or of a video host "motion", which mixes it with how
+            much a tubelet changed since the last one; see `papr.motion`.
+        motion_weight: the weight of that change, 0 to 1; the significance has the rest.
+        reuse: of a video host, for how many clips of a stream the significance map serves, the
+            one it was made from included. With gradients enabled every clip is looked at.
+        reuse_threshold: how much the picture may have changed since, in the host's pixel units
+            (1 is one standard deviation of what it was normalised with), before it is looked at
+            anew; see `papr.proposals.reuse`.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -52,23 +63,30 @@ class PruneConfig:
 
     keep: float = 0.5
     proposal: Any = DEFAULT_PROPOSAL
-    proposal_size: Size = None
+    proposal_size: ProposalSize = None
     reference: bool = False
     mean: Triple | None = None
     std: Triple | None = None
     trace: bool = True
     stages: tuple[int, ...] | None = None
     attention: str = "dense"
+    score: str = "significance"
+    motion_weight: float = 0.5
+    reuse: int = 1
+    reuse_threshold: float = 0.25
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
-        _set(self, "proposal_size", check_size(self.proposal_size, "proposal_size"))
+        _set(self, "proposal_size", check_proposal_size(self.proposal_size, "proposal_size"))
         mean, std = check_statistics(self.mean, self.std)
         _set(self, "mean", mean)
         _set(self, "std", std)
         _set(self, "stages", check_stages(self.stages))
         if self.attention not in ATTENTION:
             raise ConfigError(f'expected attention "dense" or "kept", got {self.attention!r}')
+        if self.score not in SCORES:
+            raise ConfigError(f'expected score "significance" or "motion", got {self.score!r}')
+        _check_video(self)
         for name in ("reference", "trace"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -149,6 +167,13 @@ def check_size(size: object, name: str) -> Size:
     )
 
 
+def check_proposal_size(size: object, name: str) -> ProposalSize:
+    """A resolution as `ProposalSize` describes it, or ConfigError."""
+    if isinstance(size, Sequence) and len(size) == 3 and all(map(_is_count, size)):
+        return (size[0], size[1], size[2])
+    return check_size(size, name)
+
+
 def check_statistics(mean: object, std: object) -> tuple[Triple | None, Triple | None]:
     """Mean and standard deviation as triples of floats, both or neither, or ConfigError."""
     if (mean is None) != (std is None):
@@ -161,11 +186,25 @@ def check_statistics(mean: object, std: object) -> tuple[Triple | None, Triple |
     return triples
 
 
+def _check_video(config: PruneConfig) -> None:
+    """Check the options of video hosts."""
+    if not _is_number(config.motion_weight) or not 0 <= config.motion_weight <= 1:
+        raise ConfigError(f"expected 0 <= motion_weight <= 1, got {config.motion_weight!r}")
+    if not _is_count(config.reuse):
+        raise ConfigError(f"expected reuse to be a number of clips from 1, got {config.reuse!r}")
+    if not _is_number(config.reuse_threshold) or not config.reuse_threshold >= 0:
+        raise ConfigError(f"expected reuse_threshold of at least 0, got {config.reuse_threshold!r}")
+
+
 def _triple(value: object, name: str) -> Triple:
     numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
     if len(numbers) != 3 or not all(isinstance(x, Real) and isfinite(x) for x in numbers):
         raise ConfigError(f"expected {name} to be three numbers (R, G, B), got {value!r}")
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_count(value: object) -> bool:

@@ -1,6 +1,7 @@
-"""Pretrained models through timm, without half a minute of retries where no hub can be reached."""
+"""Models by name, without half a minute of retries where no hub can be reached."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import socket
@@ -11,7 +12,27 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from papr.errors import ConfigError, one_line
+
 _TIMEOUT = 3.0  # seconds
+
+#: Video transformers that need no download: name -> transformers' configuration class and its
+#: fields. Their weights are random; the pretrained ones (VideoMAE's are CC-BY-NC-4.0) come by the
+#: name that the hub knows them by, such as MCG-NJU/videomae-base-finetuned-kinetics.
+VIDEO_HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "videomae_small": ("VideoMAEConfig", {"hidden_size": 384, "num_attention_heads": 6}),
+    "videomae_base": ("VideoMAEConfig", {}),
+    "videomae_large": (
+        "VideoMAEConfig",
+        {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24},
+    ),
+    "videomae_huge": (
+        "VideoMAEConfig",
+        {"hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 32},
+    ),
+    "vivit_base": ("VivitConfig", {}),
+    "vjepa2_large": ("VJEPA2Config", {"frames_per_clip": 16}),
+}
 
 
 def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -29,6 +50,41 @@ def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]), _patient_only_online():
         model = timm.create_model(name, pretrained=True, **kwargs)
     return model
+
+
+def create_video(name: str) -> tuple[nn.Module, bool]:
+    """A video host of transformers with a classifier, in eval mode.
+
+    Args:
+        name: one of `VIDEO_HOSTS`, with random weights and 400 classes; or what transformers'
+            `from_pretrained` takes: a name on the hub, or a folder.
+
+    Returns:
+        The host, and whether its weights are trained.
+
+    Raises:
+        ConfigError: transformers is missing, the name is unknown, or its weights are out of reach.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError('expected transformers for video: pip install "papr-torch[hf]"')
+    import transformers
+
+    if name in VIDEO_HOSTS:
+        kind, fields = VIDEO_HOSTS[name]
+        width = fields.get("hidden_size")
+        more = {} if width is None else {"intermediate_size": 4 * width}
+        config = getattr(transformers, kind)(**fields, **more, num_labels=400)
+        model = transformers.AutoModelForVideoClassification.from_config(config)
+        return model.eval(), False
+    try:
+        with _patient_only_online():
+            model = transformers.AutoModelForVideoClassification.from_pretrained(name)
+    except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
+        raise ConfigError(
+            f"cannot load {name} ({one_line(error)}); without a download there are "
+            f"{', '.join(VIDEO_HOSTS)}, with random weights"
+        ) from error
+    return model.eval(), True
 
 
 def reachable() -> bool:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from papr.config import DEFAULT_PROPOSAL, PruneConfig, Size, Triple
+from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
@@ -15,6 +15,7 @@ from papr.proposals import Proposal, as_proposal
 from papr.selecting import Selection
 
 Model = TypeVar("Model", bound=nn.Module)
+_DEFAULTS = PruneConfig()
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,17 @@ def prune(
     keep: float | PruneConfig = 0.5,
     proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = DEFAULT_PROPOSAL,
     *,
-    proposal_size: Size = None,
+    proposal_size: ProposalSize = None,
     reference: bool = False,
     mean: Triple | None = None,
     std: Triple | None = None,
     trace: bool = True,
     stages: Sequence[int] | None = None,
     attention: str = "dense",
+    score: str = "significance",
+    motion_weight: float = 0.5,
+    reuse: int = 1,
+    reuse_threshold: float = 0.25,
 ) -> Model:
     """Make a vision model look only at the patches that a small ConvNet finds significant.
 
@@ -69,6 +74,11 @@ def prune(
         stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.
         attention: of Swin, "dense" as in the paper, or "kept": patches that are not selected take
             no part in window attention either. Faster, and further from the dense model.
+        score: of a video host, "significance" or "motion", which mixes in how much a tubelet
+            changed since the last one; see `papr.motion`.
+        motion_weight: of that change, 0 to 1.
+        reuse: of a video host, for how many clips of a stream a significance map serves.
+        reuse_threshold: how much the picture may have changed by then; see `PruneConfig`.
 
     Returns:
         `model`, the same object.
@@ -79,13 +89,21 @@ def prune(
         ProposalError: the proposal cannot be loaded or returns no feature map.
         In each case the model is as it was before the call.
     """
-    given = (proposal, proposal_size, reference, mean, std, trace, stages, attention)
-    if isinstance(keep, PruneConfig):
-        if given != (DEFAULT_PROPOSAL, None, False, None, None, True, None, "dense"):
-            raise ConfigError("expected a PruneConfig or single options, got both")
-        config = keep
-    else:
-        config = PruneConfig(keep, *given)  # type: ignore[arg-type]  # checked there
+    config = _configuration(
+        keep,
+        proposal=proposal,
+        proposal_size=proposal_size,
+        reference=reference,
+        mean=mean,
+        std=std,
+        trace=trace,
+        stages=stages,
+        attention=attention,
+        score=score,
+        motion_weight=motion_weight,
+        reuse=reuse,
+        reuse_threshold=reuse_threshold,
+    )
     host = unwrap(model)
     plan = find_plan(host)
     state = _prepare(host, config, plan)
@@ -99,6 +117,15 @@ def prune(
     for path, behaviour, stage in sites:
         graft(host, path, behaviour, state, stage)
     return model
+
+
+def _configuration(keep: float | PruneConfig, **options: Any) -> PruneConfig:
+    """What was asked for: a configuration as it is given, or one made of single options."""
+    if not isinstance(keep, PruneConfig):
+        return PruneConfig(keep, **options)
+    if any(getattr(_DEFAULTS, name) != value for name, value in options.items()):
+        raise ConfigError("expected a PruneConfig or single options, got both")
+    return keep
 
 
 def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
@@ -118,14 +145,14 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
             "expected no proposal_size for a callable, which gets the host's pixels as they are, "
             f"got {config.proposal_size!r}"
         )
-    _check_stages(host, config, plan)
+    _check_options(host, config, plan)
     known = facts.mean is not None or proposal.mean is None
     if not known and not config.reference and config.keep < 1:
         warn_unknown_statistics(host, proposal)
     return HostState(config, proposal, facts)
 
 
-def _check_stages(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
+def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
     """Refuse options that this host has no use for."""
     count = plan.facts.stages
     if config.stages is not None and max(config.stages) >= count:
@@ -137,6 +164,11 @@ def _check_stages(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
         raise ConfigError(
             f'expected attention="dense" for a {plan.family}, got "kept": '
             "that is for Swin, whose attention goes by windows"
+        )
+    if not plan.facts.tubelet and (config.score == "motion" or config.reuse > 1):
+        raise ConfigError(
+            f'expected score="significance" and reuse=1 for a {plan.family}, which takes images, '
+            f"got score={config.score!r} and reuse={config.reuse}"
         )
 
 

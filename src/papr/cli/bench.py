@@ -19,7 +19,7 @@ from papr.cli.common import (
     out,
     parse_keeps,
     parse_list,
-    parse_size,
+    parse_proposal_size,
     parse_stages,
     pick_device,
     progress,
@@ -96,7 +96,7 @@ def bench(
                         compiled=compile,
                         each_turn=lambda: bar.advance(task),
                         proposal=who,
-                        proposal_size=parse_size(proposal_size),
+                        proposal_size=parse_proposal_size(proposal_size),
                         stages=parse_stages(stages),
                         attention=attention,
                     )

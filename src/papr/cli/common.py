@@ -15,7 +15,8 @@ from rich.table import Table
 
 import papr
 from papr.compare import Row
-from papr.config import Size, check_keep, check_size, check_stages
+from papr.config import ProposalSize as ProposalResolution
+from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
 
 out = Console()
@@ -42,7 +43,10 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
 ProposalName = Annotated[
     str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
 ]
-ProposalSize = Annotated[str | None, typer.Option(help='Its resolution: 160, 160x224, or "input".')]
+ProposalSize = Annotated[
+    str | None,
+    typer.Option(help='Its resolution: 160, 160x224, "input"; 8x160x160 where it looks at clips.'),
+]
 Stages = Annotated[
     str | None,
     typer.Option(help="Swin and ConvNeXt: stages to prune, counted from 0, such as 2,3."),
@@ -63,8 +67,17 @@ def parse_keeps(text: str) -> list[float]:
     return parse_list(text, lambda part: check_keep(float(part)), "--keep")
 
 
-def parse_size(text: str | None, name: str = "--proposal-size") -> Size:
+def parse_proposal_size(text: str | None) -> ProposalResolution:
+    """As `parse_size`, and "8x160x160" (frames x height x width)."""
+    return check_proposal_size(_parse_sides(text, "--proposal-size"), "--proposal-size")
+
+
+def parse_size(text: str | None, name: str) -> Size:
     """A resolution: "160", "160x224" (height x width), "input", or None."""
+    return check_size(_parse_sides(text, name), name)
+
+
+def _parse_sides(text: str | None, name: str) -> object:
     if text is None or text == "input":
         return text
     try:
@@ -73,7 +86,7 @@ def parse_size(text: str | None, name: str = "--proposal-size") -> Size:
         raise ConfigError(
             f'expected {name} such as 160, 160x224 or "input", got {text!r}'
         ) from None
-    return check_size(numbers[0] if len(numbers) == 1 else tuple(numbers), name)
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def pick_device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from papr.cli.common import (
     describe_device,
     errors,
     out,
+    parse_proposal_size,
     parse_size,
     parse_stages,
     progress,
@@ -83,7 +84,7 @@ def export(
             twin(dense),
             keep,
             proposal,
-            proposal_size=parse_size(proposal_size),
+            proposal_size=parse_proposal_size(proposal_size),
             stages=parse_stages(stages),
             attention=attention,
         )

@@ -38,7 +38,7 @@ def mask(
     check_keep(keep)
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
-    who_size = parse_size(proposal_size)
+    who_size = parse_size(proposal_size, "--proposal-size")
     paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
     who = Proposal(proposal)
     broken: list[str] = []

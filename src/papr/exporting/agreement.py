@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.errors import ConfigError, ExportError
-from papr.exporting.plain import Plain, first_line, pixel_shape, place, plain
+from papr.exporting.plain import Plain, first_line, place, plain
 from papr.graft import states
+from papr.hosts.inputs import pixel_shape
+from papr.pruning import unwrap
 
 #: Batch sizes an exported file is run at.
 BATCHES = (1, 3, 8)
@@ -25,7 +28,7 @@ _SMALL = 1e-2  # outputs smaller than this are compared by their size
 _TRIES = 8
 
 Answer = Callable[[Tensor], list[Tensor]]
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]  # of one input: (C, H, W) or (T, C, H, W)
 Draw = Callable[[int, Shape, torch.Generator], Tensor]
 
 
@@ -55,7 +58,7 @@ def differences(
     if runtime not in RUNTIMES:
         raise ConfigError(f"expected a runtime among {', '.join(RUNTIMES)}, got {runtime!r}")
     eager = plain(model, on_cpu=runtime != "torch")
-    shape = pixel_shape(model, example)
+    shape = pixel_shape(unwrap(model), example)
     return disagreement(eager, RUNTIMES[runtime](Path(path)), shape)
 
 
@@ -151,12 +154,16 @@ def noise(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def smooth(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
-    """Images whose amplitude falls with frequency, as photographs' does, (count, *shape)."""
-    images = torch.zeros(count, *shape)
+    """Images whose amplitude falls with frequency, as photographs' does, (count, *shape).
+
+    Clips are made of such images, one for each frame.
+    """
+    planes = math.prod(shape[:-2])
+    images = torch.zeros(count, planes, *shape[-2:])
     for cells in (2, 4, 8, 16, 32):
-        coarse = torch.randn(count, shape[0], cells, cells, generator=generator) * 2 / cells
-        images += F.interpolate(coarse, size=shape[1:], mode="bicubic")
-    return images
+        coarse = torch.randn(count, planes, cells, cells, generator=generator) * 2 / cells
+        images += F.interpolate(coarse, size=shape[-2:], mode="bicubic")
+    return images.view(count, *shape)
 
 
 def _tensors(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:

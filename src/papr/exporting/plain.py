@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from papr.compare import twin
-from papr.config import check_size
-from papr.errors import ConfigError, ExportError, one_line
+from papr.errors import ExportError, one_line
 from papr.proposals.scorers import floating_weight
 from papr.pruning import unwrap
 from papr.significance import describe
@@ -94,50 +93,6 @@ def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     weight = floating_weight(model)
     weight = torch.empty(0) if weight is None else weight
     return weight.device, weight.dtype
-
-
-def pixel_shape(
-    model: nn.Module, example: Tensor | int | tuple[int, int] | None
-) -> tuple[int, int, int]:
-    """(C, H, W) of the pixels to export for.
-
-    Args:
-        model: the host.
-        example: pixels (B, C, H, W); or a size, an int or (H, W); or None for the size the model
-            says it takes.
-
-    Raises:
-        ConfigError: `example` is none of these, or None where the model says nothing.
-    """
-    if isinstance(example, Tensor):
-        if example.ndim != 4 or not example.is_floating_point() or 0 in example.shape:
-            raise ConfigError(f"expected floating pixels (B, C, H, W), got {describe(example)}")
-        return example.shape[1], example.shape[2], example.shape[3]
-    size = _own_size(unwrap(model)) if example is None else check_size(example, "example")
-    if size is None or isinstance(size, str):
-        raise ConfigError(
-            "expected an example, pixels (B, 3, H, W) or a size, since "
-            f"{type(unwrap(model)).__name__} does not say what size it takes, got {example!r}"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return 3, height, width
-
-
-def _own_size(model: nn.Module) -> int | tuple[int, int] | None:
-    """The input size that a timm, transformers or torchvision model carries, if any."""
-    config = getattr(model, "config", None)
-    timm_size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    for size in (
-        getattr(getattr(model, "patch_embed", None), "img_size", None),
-        getattr(getattr(config, "vision_config", config), "image_size", None),
-        getattr(model, "image_size", None),
-        tuple(timm_size[1:]) if timm_size else None,
-    ):
-        if isinstance(size, int):
-            return size
-        if isinstance(size, Sequence) and len(size) == 2:
-            return size[0], size[1]
-    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -20,10 +20,11 @@ from papr.exporting.agreement import (
     reloaded,
     require,
 )
-from papr.exporting.plain import Plain, first_line, named_outputs, pixel_shape, place, plain
+from papr.exporting.plain import Plain, first_line, named_outputs, place, plain
 from papr.files import atomic
 from papr.graft import states
-from papr.pruning import selection
+from papr.hosts.inputs import pixel_shape
+from papr.pruning import selection, unwrap
 
 SUFFIXES = {".onnx": "onnx", ".pt2": "torch"}
 
@@ -40,9 +41,11 @@ class Exported:
     Attributes:
         path: the file.
         format: "onnx" or "torch".
-        inputs: names of the inputs; the one there is takes pixels (B, C, H, W), any B.
+        inputs: names of the inputs; the one there is takes pixels (B, C, H, W), any B, or clips
+            (B, T, C, H, W).
         outputs: names of the outputs, in order.
         size: (H, W) in pixels that the file was made for.
+        frames: how many frames a clip has; None for images.
         differences: batch size -> largest absolute difference to eager that the check found.
         opset: ONNX operator set; None for "torch".
         keep: fraction of patches kept; 1 for a dense model.
@@ -54,6 +57,7 @@ class Exported:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     size: tuple[int, int]
+    frames: int | None
     differences: Mapping[int, float]
     opset: int | None
     keep: float
@@ -80,8 +84,9 @@ def export(
     Args:
         model: in eval mode; left as it is. ONNX takes float32 only, torch.export any dtype.
         path: where to write; the suffix .onnx or .pt2 tells the format.
-        example: pixels (B, C, H, W) as the model takes them, of which only the shape matters; or
-            the image size, an int or (H, W) in pixels; or None for the model's own size.
+        example: pixels (B, C, H, W), or a clip (B, T, C, H, W), as the model takes them, of which
+            only the shape matters; or the image size, an int or (H, W) in pixels; or None for the
+            model's own size.
         format: "onnx" (read by ONNX Runtime, OpenVINO and others) or "torch" (`torch.export`);
             None to go by the suffix.
 
@@ -100,7 +105,7 @@ def export(
     if path.is_dir():
         raise ConfigError(f"expected a file to write, got the folder {path}")
     eager = plain(model, on_cpu=format == "onnx")
-    shape = pixel_shape(model, example)
+    shape = pixel_shape(unwrap(model), example)
     if format == "onnx":
         _check_onnx(eager)
     images = noise(2, shape, torch.Generator().manual_seed(1)).to(*place(eager))
@@ -118,7 +123,8 @@ def export(
         format=format,
         inputs=(_INPUT,),
         outputs=names,
-        size=shape[1:],
+        size=(shape[-2], shape[-1]),
+        frames=shape[0] if len(shape) == 4 else None,
         differences=found,
         opset=opset,
         keep=kept[0] if kept else 1.0,

@@ -59,6 +59,7 @@ def read_facts(model: nn.Module) -> HostFacts:
             f"embedding with kernel {conv.kernel_size}, stride {conv.stride} and padding "
             f"{conv.padding}"
         )
+    tubelet = conv.kernel_size[0] if isinstance(conv, nn.Conv3d) else 0
     tokens = {name: getattr(embeddings, name, None) for name in _PREFIX}
     class_token = tokens["cls_token"] is not None or tokens["class_embedding"] is not None
     registers = tokens["register_tokens"]
@@ -67,7 +68,8 @@ def read_facts(model: nn.Module) -> HostFacts:
         + (tokens["distillation_token"] is not None)
         + (0 if registers is None else registers.shape[1])
     )
-    return HostFacts(prefix, class_token, conv.in_channels)
+    # in video not even reference mode counts a class token
+    return HostFacts(prefix, class_token and not tubelet, conv.in_channels, tubelet=tubelet)
 
 
 def last_hidden(model: nn.Module, pixels: Tensor, **options: Any) -> Tensor:

@@ -36,6 +36,7 @@ REFUSED = {
     "FeatureDictNet": _PARTS,
     "ViTMAEModel": "it drops patches at random itself, for pretraining",
     "ViTMAEForPreTraining": "it drops patches at random itself, for pretraining",
+    "VideoMAEForPreTraining": "it masks tubes at random itself, for pretraining",
     "TimesformerModel": "its time attention needs the same patches in every frame",
 }
 

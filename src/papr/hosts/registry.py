@@ -53,6 +53,12 @@ _TRANSFORMERS = {
     ("convnextv2", "ConvNextV2Model"): "hf_convnext",
     ("convnextv2", "ConvNextV2ForImageClassification"): "hf_task",
     ("dinov3_convnext", "DINOv3ConvNextModel"): "hf_convnext",
+    ("videomae", "VideoMAEModel"): "hf_video",
+    ("videomae", "VideoMAEForVideoClassification"): "hf_video",
+    ("vivit", "VivitModel"): "hf_video",
+    ("vivit", "VivitForVideoClassification"): "hf_task",
+    ("vjepa2", "VJEPA2Model"): "hf_vjepa2",
+    ("vjepa2", "VJEPA2ForVideoClassification"): "hf_task",
     ("timm_wrapper", "TimmWrapperModel"): "hf_task",
     ("timm_wrapper", "TimmWrapperForImageClassification"): "hf_task",
 }

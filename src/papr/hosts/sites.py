@@ -23,20 +23,28 @@ class Site(Grafted):
 class Entry(Site):
     """Where pixels come in: the proposal looks at them, then the host goes on as ever.
 
-    A family says in `_layout` how its patch grid follows from the pixels: the grid, and the
-    (height, width) in pixels that it covers.
+    A family of image hosts says in `_layout` how its patch grid follows from the pixels: the grid,
+    and the (height, width) in pixels that it covers. Video hosts have a `_seen` of their own.
     """
 
     _layout: Callable[[Tensor], tuple[tuple[int, ...], tuple[int, int]]]
 
     def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The original forward, after the proposal has looked."""
+        seen, grid = self._seen(pixels, **kwargs)
+        self._papr.look(seen, grid, _module(self))
+        return super().forward(pixels, *args, **kwargs)  # type: ignore[misc]
+
+    def _seen(self, pixels: Tensor, **options: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """What the proposal is to look at, cut or padded to what the patches cover; and the grid.
+
+        Raises SelectionError where `pixels` are none that the host takes.
+        """
         channels = self._papr.facts.channels
         if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != channels:
             raise SelectionError(f"expected pixels (B, {channels}, H, W), got {describe(pixels)}")
         grid, covered = self._layout(pixels)
-        self._papr.look(cover(pixels, covered), grid, _module(self))
-        return super().forward(pixels, *args, **kwargs)  # type: ignore[misc]
+        return cover(pixels, covered), grid
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Moves and casts of the host reach the proposal, which is no child of it."""

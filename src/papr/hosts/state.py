@@ -13,7 +13,9 @@ from papr.config import PruneConfig, Triple
 from papr.errors import PaprWarning, SelectionError
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Passes, Record, Stage, is_recomputing
+from papr.motion import mix, motion_map
 from papr.proposals import Proposal
+from papr.proposals.reuse import ReusingScorer
 from papr.proposals.scorers import Scorer, floating_weight
 from papr.selecting import Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
@@ -32,6 +34,7 @@ class HostFacts:
         pyramid: of a hierarchical host, the patch grid of the first stage to the grids of all;
             a function that pickles. None where there is one grid.
         stages: how many stages a hierarchical host has, 0 for others.
+        tubelet: how many frames a patch of a video host spans; 0 for image hosts.
     """
 
     prefix_tokens: int = 0
@@ -41,6 +44,7 @@ class HostFacts:
     std: Triple | None = None
     pyramid: Callable[[Grid], tuple[Grid, ...]] | None = None
     stages: int = 0
+    tubelet: int = 0
 
 
 class HostState:
@@ -79,16 +83,26 @@ class HostState:
     def _scorer_on(self, device: torch.device, dtype: torch.dtype) -> Scorer:
         if (device, dtype) not in self._scorers:
             config, facts = self.config, self.facts
-            self._scorers[device, dtype] = self.proposal.scorer(
-                device, dtype, config.proposal_size, facts.mean, facts.std, config.reference
+            scorer = self.proposal.scorer(
+                device,
+                dtype,
+                config.proposal_size,
+                facts.mean,
+                facts.std,
+                config.reference,
+                facts.tubelet,
             )
+            if config.reuse > 1:
+                scorer = ReusingScorer(scorer, config.reuse, config.reuse_threshold)
+            self._scorers[device, dtype] = scorer
         return self._scorers[device, dtype]
 
     def look(self, pixels: Tensor, grid: tuple[int, ...], entry: nn.Module) -> None:
         """Decide what this forward pass keeps.
 
         Args:
-            pixels: what the host was given, cut or padded to the area that the patches cover.
+            pixels: what the host was given, cut or padded to the area that the patches cover:
+                (B, C, H, W), or (B, C, T, H, W) of a video host.
             grid: the host's patch grid for these pixels.
             entry: the module the pixels came in at.
         """
@@ -104,6 +118,8 @@ class HostState:
         assert scorer is not None
         raw = scorer(pixels)
         check_scores(raw)
+        if self.config.score == "motion":
+            raw = mix(to_grid(raw, grid), motion_map(pixels, grid), self.config.motion_weight)
         grids = enumerate(self._grids(grid))
         self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
 

@@ -1,4 +1,4 @@
-"""The proposal: a lightweight pretrained ConvNet that looks at the image first."""
+"""The proposal: a lightweight pretrained ConvNet that looks at the image or the clip first."""
 
 import copy
 import difflib
@@ -10,10 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from papr.config import DEFAULT_PROPOSAL, Size, Triple, check_size, check_statistics
-from papr.errors import ProposalError, one_line
+from papr.config import (
+    DEFAULT_PROPOSAL,
+    ProposalSize,
+    Triple,
+    check_proposal_size,
+    check_statistics,
+)
+from papr.errors import ConfigError, ProposalError, one_line
 from papr.hub import create
-from papr.proposals import embedded
+from papr.proposals import clip_nets, embedded
+from papr.proposals.clips import REFERENCE_FRAMES, ClipScorer, FramesScorer
 from papr.proposals.folding import cheapen
 from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
 from papr.significance import channel_mean
@@ -21,6 +28,8 @@ from papr.significance import channel_mean
 #: Shorter side, in pixels, at which a named network looks unless told otherwise. Measured:
 #: benchmarks/results/masked_accuracy.json.
 DEFAULT_SIZE = 160
+
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Source = str | nn.Module | Callable[[Tensor], Tensor]
 
@@ -33,13 +42,16 @@ class Proposal:
 
     Args:
         source: "efficientnet_lite0" (embedded, no network access), the name of any timm ConvNet,
-            an `nn.Module` whose `forward_features` (or `forward`) returns a feature map
-            (B, C, h, w), or a callable `pixels (B, 3, H, W) -> scores (B, h, w)`, which gets the
-            host's pixels as they are.
+            the name of a network that looks at clips (`papr.proposals.clip_nets.NAMES`) or the
+            path of a checkpoint of one, an `nn.Module` whose `forward_features` (or `forward`)
+            returns a feature map (B, C, h, w), or (B, C, t, h, w) of a clip (B, 3, T, H, W), or a
+            callable `pixels (B, 3, H, W) -> scores (B, h, w)`, for video hosts
+            `(B, 3, T, H, W) -> (B, t, h, w)`, which gets the host's pixels as they are.
         pretrained: load weights; False gives random ones, for tests and for counting. Names only.
         size: resolution to run at: an int for the shorter side in pixels, (height, width), or
-            "input". None: named networks shrink images to a shorter side of 160, others take
-            pixels as they come.
+            "input"; of networks that look at clips also (frames, height, width). None: named
+            networks shrink images to a shorter side of 160 (those for clips to their own, and to
+            one frame of each tubelet), others take pixels as they come.
         mean: input mean of the network for pixels in [0, 1]; read off timm networks.
         std: input standard deviation, likewise. Unknown for a module: it gets the host's pixels.
 
@@ -52,14 +64,16 @@ class Proposal:
         self,
         source: Source = DEFAULT_PROPOSAL,
         pretrained: bool = True,
-        size: Size = None,
+        size: ProposalSize = None,
         mean: Triple | None = None,
         std: Triple | None = None,
     ) -> None:
-        self.size = check_size(size, "size")
+        self.size = check_proposal_size(size, "size")
         self.mean, self.std = check_statistics(mean, std)
         self.function: Callable[[Tensor], Tensor] | None = None
         self.net: nn.Module | None = None
+        self.clips = False  # whether the network looks at clips
+        self._side, self._every_frame = DEFAULT_SIZE, True
         self._call = "forward"
         self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
         self._lock = threading.Lock()
@@ -67,7 +81,8 @@ class Proposal:
         self.named = isinstance(source, str)
         if isinstance(source, str | nn.Module):
             with torch.device("cpu"), torch.inference_mode(False):
-                self._take_net(_load(source, pretrained) if isinstance(source, str) else source)
+                net = self._named(source, pretrained) if isinstance(source, str) else source
+                self._take_net(net)
         elif callable(source):
             self.function = source
             self.name = getattr(source, "__name__", self.name)
@@ -76,6 +91,18 @@ class Proposal:
                 f"expected a proposal name, an nn.Module or a callable, got {type(source).__name__}"
             )
 
+    def _named(self, source: str, pretrained: bool) -> nn.Module:
+        """The network behind a name, and what is known of it."""
+        if not clip_nets.knows(source):
+            return _load(source, pretrained)
+        found = clip_nets.load(source, pretrained)
+        self.clips, self._side, self._every_frame = True, found.side, found.every_frame
+        self.name = found.name
+        if self.mean is None:
+            self.mean, self.std = found.mean, found.std
+        net: nn.Module = found.net
+        return net
+
     def _take_net(self, net: nn.Module) -> None:
         config = getattr(net, "pretrained_cfg", None) or {}
         if self.mean is None and "mean" in config and "std" in config:
@@ -83,29 +110,37 @@ class Proposal:
         self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
         net = copy.deepcopy(net).cpu().float()
         errors = []
-        for example in _examples(self.size):
+        examples = _example_clips(self.size, self._side)
+        if not self.named:
+            examples = _examples(self.size) + examples
+        elif not self.clips:
+            examples = _examples(self.size)
+        for example in examples:
             try:
                 self.net = cheapen(net, self._call, example)
                 features = getattr(self.net, self._call)(example)
+                self.clips = example.ndim == 5
                 break
             except Exception as error:
                 errors.append((example, error))
         else:
             example, first = errors[0]
             raise ProposalError(
-                f"expected the proposal {self.name} to take an image {tuple(example.shape)}, "
+                f"expected the proposal {self.name} to take {_what(example)} "
+                f"{tuple(example.shape)}, "
                 f"it failed: {one_line(first)}"
             ) from first
-        _check_map(features, self.name, getattr(net, "num_features", None))
+        _check_map(features, self.name, getattr(net, "num_features", None), example)
 
     def scorer(
         self,
         device: torch.device,
         dtype: torch.dtype,
-        size: Size = None,
+        size: ProposalSize = None,
         host_mean: Triple | None = None,
         host_std: Triple | None = None,
         reference: bool = False,
+        tubelet: int = 0,
     ) -> Scorer:
         """The proposal as a module pixels -> scores on one device, in one dtype.
 
@@ -115,17 +150,42 @@ class Proposal:
             size: overrides the proposal's own `size`.
             host_mean: what the pixels were normalised with; None for the proposal's own.
             host_std: likewise.
-            reference: pixels go in as they are, neither renormalised nor (by default) resized.
+            reference: pixels go in as they are, not renormalised; images not resized by default,
+                clips to (8, side, side).
+            tubelet: how many frames a patch of the host spans; 0 for a host of images.
+
+        Raises:
+            ProposalError: a network for clips and a host of images.
+            ConfigError: a size (frames, height, width) for a network that looks at images.
         """
         if self.function is not None:
             return CallableScorer(self.function)
         chosen = size if size is not None else self.size
+        self._check_fits(chosen, tubelet)
         default = chosen is None and self.named and not reference
         affine = None if reference else self._affine(host_mean, host_std)
         with torch.inference_mode(False):  # a host pruned for inference may be trained later
             net = self._replica(device, dtype)
-            run_at = DEFAULT_SIZE if default else chosen
-            return NetScorer(net, self._call, run_at, default, affine).eval()
+            run_at = self._side if default else chosen
+            if not self.clips:
+                images = NetScorer(net, self._call, run_at, default, affine)
+                return (FramesScorer(images, tubelet) if tubelet else images).eval()
+            if chosen is None and self.named and reference:
+                run_at = (REFERENCE_FRAMES, self._side, self._side)
+            step = 1 if self._every_frame else tubelet
+            return ClipScorer(step, net, self._call, run_at, default, affine).eval()
+
+    def _check_fits(self, size: ProposalSize, tubelet: int) -> None:
+        if self.clips and not tubelet:
+            raise ProposalError(
+                f"expected a proposal that looks at images, as the host does, got {self.name}, "
+                "which looks at clips"
+            )
+        if not self.clips and isinstance(size, tuple) and len(size) == 3:
+            raise ConfigError(
+                f"expected a size (height, width) for {self.name}, which looks at images, "
+                f"got {size}"
+            )
 
     def _affine(self, mean: Triple | None, std: Triple | None) -> tuple[Triple, Triple] | None:
         """(scale, shift) that undo the host's normalisation and apply the proposal's."""
@@ -142,8 +202,8 @@ class Proposal:
         with self._lock:  # DataParallel asks from several threads at once
             if (device, dtype) not in self._replicas:
                 net = copy.deepcopy(self.net).to(device=device, dtype=dtype)
-                for weight in (p for p in net.parameters() if p.ndim == 4):
-                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+                for weight in (p for p in net.parameters() if p.ndim in _LAYOUTS):
+                    weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.ndim])
                 self._replicas[device, dtype] = net
             return self._replicas[device, dtype]
 
@@ -198,28 +258,42 @@ def _load(name: str, pretrained: bool) -> nn.Module:
         ) from error
 
 
-def _examples(size: Size) -> list[Tensor]:
+def _examples(size: ProposalSize) -> list[Tensor]:
     """Images to try a network on: of the size it is to run at, or of the usual ones."""
+    sizes = [(DEFAULT_SIZE, DEFAULT_SIZE), (224, 224)]
     if isinstance(size, tuple):
-        sizes = [size]
+        sizes = [(size[-2], size[-1])]
     elif isinstance(size, int):
         sizes = [(size, size)]
-    else:
-        sizes = [(DEFAULT_SIZE, DEFAULT_SIZE), (224, 224)]
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(1, 3, *shape, generator=generator) for shape in sizes]
 
 
-def _check_map(features: object, name: str, channels: int | None) -> None:
-    """Refuse what is no feature map (B, C, h, w), and maps with channels last."""
+def _example_clips(size: ProposalSize, side: int) -> list[Tensor]:
+    """A short clip to try a network on."""
+    if isinstance(size, tuple):
+        shape = size if len(size) == 3 else (REFERENCE_FRAMES, *size)
+    else:
+        side = size if isinstance(size, int) else side
+        shape = (REFERENCE_FRAMES, side, side)
+    return [torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))]
+
+
+def _what(example: Tensor) -> str:
+    return "an image" if example.ndim == 4 else "a clip"
+
+
+def _check_map(features: object, name: str, channels: int | None, example: Tensor) -> None:
+    """Refuse what is no feature map (B, C, *map), and maps with channels last."""
     try:
         channel_mean(features)  # type: ignore[arg-type]
     except ProposalError as error:
         raise ProposalError(f"the proposal {name} returns no feature map: {error}") from None
     assert isinstance(features, Tensor)
-    if features.ndim != 4:
+    if features.ndim != example.ndim:
+        axes = "h, w" if example.ndim == 4 else "t, h, w"
         raise ProposalError(
-            f"expected the proposal {name} to return (B, C, h, w), got {tuple(features.shape)}"
+            f"expected the proposal {name} to return (B, C, {axes}), got {tuple(features.shape)}"
         )
     if channels in features.shape[2:] and features.shape[1] != channels:
         raise ProposalError(

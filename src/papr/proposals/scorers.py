@@ -1,4 +1,4 @@
-"""Scorers: pixels (B, 3, H, W) in, scores (B, h, w) out, no gradient.
+"""Scorers: pixels (B, 3, H, W) in, scores (B, h, w) out; of clips in `clips.py`. No gradient.
 
 They are modules only so that they can be compiled, counted and moved; they never enter the host's
 module tree.
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papr.config import Size, Triple
+from papr.config import ProposalSize, Size, Triple
 from papr.errors import ProposalError
 from papr.significance import channel_mean, describe
 
@@ -35,12 +35,13 @@ class NetScorer(Scorer):
 
     scale: Tensor | None
     shift: Tensor | None
+    axes = 2  # of a feature map, beside batch and channels
 
     def __init__(
         self,
         net: nn.Module,
         call: str,
-        size: Size,
+        size: ProposalSize,
         shrink_only: bool,
         affine: tuple[Triple, Triple] | None,
     ) -> None:
@@ -54,22 +55,28 @@ class NetScorer(Scorer):
         self.dtype = weight.dtype
         scale, shift = affine if affine is not None else (None, None)
         for name, values in (("scale", scale), ("shift", shift)):
-            channels = None if values is None else weight.new_tensor(values).view(1, 3, 1, 1)
+            ones = (1,) * self.axes
+            channels = None if values is None else weight.new_tensor(values).view(1, 3, *ones)
             self.register_buffer(name, channels, persistent=False)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), normalised for the host, to scores (B, h, w), float32."""
+        assert not isinstance(self.size, tuple) or len(self.size) == 2
         if torch.onnx.is_in_onnx_export():
             # the two commute, and OpenVINO cannot run a scale of channels right after a product
             x = resize(self._renormalise(pixels.to(self.dtype)), self.size, self.shrink_only)
         else:
             x = self._renormalise(resize(pixels, self.size, self.shrink_only).to(self.dtype))
         x = x.contiguous(memory_format=torch.channels_last)
+        return self._look(x, pixels)
+
+    def _look(self, x: Tensor, pixels: Tensor) -> Tensor:
+        """What the network finds in `x`, made of `pixels`: a score for each cell of its map."""
         scores = channel_mean(getattr(self.net, self.call)(x))
         if scores.shape[0] != pixels.shape[0]:
             raise ProposalError(
-                f"expected the proposal to return a map for each of {pixels.shape[0]} images, "
+                f"expected the proposal to return a map for each of {pixels.shape[0]} inputs, "
                 f"got {describe(scores)}"
             )
         return scores

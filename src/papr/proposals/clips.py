@@ -1,0 +1,79 @@
+"""Scorers of clips: pixels (B, 3, T, H, W) in, scores (B, t, h, w) out, no gradient."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papr.proposals.scorers import NetScorer, Scorer
+
+#: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
+REFERENCE_FRAMES = 8
+
+
+class FramesScorer(Scorer):
+    """A scorer of images that looks at the first frame of each tubelet; maps stacked over time.
+
+    Args:
+        scorer: of images.
+        tubelet: how many frames a patch of the host spans.
+    """
+
+    def __init__(self, scorer: Scorer, tubelet: int) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.tubelet = tubelet
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
+        frames = clip[:, :, :: self.tubelet].transpose(1, 2)
+        scores: Tensor = self.scorer(frames.flatten(0, 1))
+        return scores.view(*frames.shape[:2], *scores.shape[1:])
+
+
+class ClipScorer(NetScorer):
+    """A 3-D network's last feature map, averaged over channels.
+
+    Args:
+        step: of how many frames it is to see one, where `size` does not say.
+        net: the network, and further arguments, as for `NetScorer`.
+    """
+
+    axes = 3
+
+    def __init__(self, step: int, net: nn.Module, *args: Any) -> None:
+        super().__init__(net, *args)
+        self.step = step
+
+    @torch.no_grad()
+    def forward(self, clip: Tensor) -> Tensor:
+        """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
+        x = self._renormalise(resize_clip(clip, self._target(clip)).to(self.dtype))
+        return self._look(x, clip)
+
+    def _target(self, clip: Tensor) -> tuple[int, int, int]:
+        frames, height, width = clip.shape[2:]
+        if isinstance(self.size, tuple) and len(self.size) == 3:
+            return self.size[0], self.size[1], self.size[2]
+        if self.size == "input":
+            return frames, height, width
+        frames = -(-frames // self.step)
+        if isinstance(self.size, tuple):
+            return frames, self.size[0], self.size[1]
+        short = min(height, width)
+        if not isinstance(self.size, int) or (self.shrink_only and self.size > short):
+            return frames, height, width
+        return frames, round(height * self.size / short), round(width * self.size / short)
+
+
+def resize_clip(clip: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Trilinear resize with aligned corners, in float32, as the paper's reference does.
+
+    Args:
+        clip: (B, 3, T, H, W).
+        size: (frames, height, width).
+    """
+    if tuple(clip.shape[2:]) == size:
+        return clip
+    return F.interpolate(clip.float(), size=size, mode="trilinear", align_corners=True)
