@@ -59,7 +59,7 @@ def compiles_where_dense_does(case: Case) -> Iterator[None]:
         torch._dynamo.reset()
         dense = torch.compile(case.build(depth=1), fullgraph=True, backend=CountingBackend())
         try:
-            dense(torch.randn(2, 3, 64, 64, device=DEVICE))
+            dense(case.pixels(2))
         except torch._dynamo.exc.Unsupported as error:
             pytest.skip(f"the dense host does not compile either: {str(error).splitlines()[0]}")
         raise
@@ -79,6 +79,8 @@ def compiles_where_dense_does(case: Case) -> Iterator[None]:
         "hf_beit",
         "hf_beit_shared",
         "hf_timm",
+        "hf_videomae",
+        "hf_vjepa2",
         pytest.param(
             "torchvision",
             marks=pytest.mark.skipif(
@@ -100,7 +102,7 @@ def test_every_order(name: str, backend: CountingBackend) -> None:
     """
     case = CASES[name]
     model = case.build(depth=2)
-    x = torch.randn(2, 3, 64, 64, device=DEVICE)
+    x = case.pixels(2)
     eager = {}
     for keep in (0.5, 0.25):
         eager[keep] = case.logits(case.prune(copy.deepcopy(model), keep), x)
@@ -136,7 +138,7 @@ def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> No
     model = case.prune(case.build(depth=2), 0.5)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(10):
-        x = torch.randn(2, 3, 64, 64, device=DEVICE)
+        x = case.pixels(2)
         with compiles_where_dense_does(case):
             answer = case.logits(compiled, x)
         assert papr.selection(compiled).mask().sum() == case.patches()
@@ -255,10 +257,10 @@ def test_inductor_with_the_embedded_proposal() -> None:
 def test_export_with_a_dynamic_batch(case) -> None:
     model = case.prune(case.build(depth=2), 0.5)
     batch = torch.export.Dim("batch", min=2, max=16)
-    x = torch.randn(3, 3, 64, 64, device=DEVICE)
+    x = case.pixels(3)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)
     with pytest.raises(papr.SelectionError, match="forward pass"):
         papr.selection(model)
     for size in (2, 8):
-        x = torch.randn(size, 3, 64, 64, device=DEVICE)
+        x = case.pixels(size)
         assert (case.logits(exported.module(), x) - case.logits(model, x)).abs().max() < 1e-5

@@ -27,10 +27,6 @@ def dropping(request: pytest.FixtureRequest):
     return DROPPING[request.param]
 
 
-def images(batch: int = 3, height: int = 64, width: int = 64, **kwargs) -> torch.Tensor:
-    return torch.randn(batch, 3, height, width, device=DEVICE, **kwargs)
-
-
 def token_counts(case: Case, model: nn.Module, x: torch.Tensor) -> list[int]:
     """How many tokens each block of the host sees."""
     seen: list[int] = []
@@ -48,11 +44,11 @@ def token_counts(case: Case, model: nn.Module, x: torch.Tensor) -> list[int]:
 def test_pruned_equals_dense_on_kept_patches(case) -> None:
     model = case.build()
     dense = copy.deepcopy(model)
-    x = images()
+    x = case.pixels()
     case.prune(model, 0.4)
     logits = case.logits(model, x)
     chosen = papr.selection(model)
-    assert chosen.grid == (64 // case.patch, 64 // case.patch)
+    assert chosen.grid == case.grid()
     assert chosen.indices.shape == (3, int(0.4 * case.patches()))
     expected = case.logits_on_kept(dense, x, model)
     assert (logits - expected).abs().max() < TOLERANCE[torch.float32]
@@ -63,7 +59,7 @@ def test_final_tokens_are_the_dense_ones(dropping) -> None:
     case = dropping
     model = case.build()
     dense = copy.deepcopy(model)
-    x = images()
+    x = case.pixels()
     tokens = case.tokens(case.prune(model, 0.4), x)
     expected = case.dense_on_kept(dense, x, papr.selection(model).indices)
     assert (tokens - expected).abs().max() < TOLERANCE[torch.float32]
@@ -73,7 +69,7 @@ def test_final_tokens_are_the_dense_ones(dropping) -> None:
 def test_every_block_sees_fewer_tokens(dropping) -> None:
     case = dropping
     model = case.build()
-    x = images()
+    x = case.pixels()
     before = token_counts(case, model, x)
     case.prune(model, 0.5)
     assert before == [case.prefix + 64] * 3
@@ -93,7 +89,7 @@ def test_fused_attention_stays_fused(dropping, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     model = case.build()
-    x = images()
+    x = case.pixels()
     with no_fast_path():
         case.logits(model, x)
         dense = calls.copy()
@@ -106,7 +102,7 @@ def test_fused_attention_stays_fused(dropping, monkeypatch: pytest.MonkeyPatch) 
 @torch.no_grad()
 def test_keep_one_is_dense_and_runs_no_proposal(case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = case.build()
-    x = images()
+    x = case.pixels()
     dense = case.logits(model, x)
     monkeypatch.setattr(Scorer, "__call__", lambda *args: pytest.fail("the proposal ran"))
     case.prune(model, 1.0)
@@ -117,7 +113,7 @@ def test_keep_one_is_dense_and_runs_no_proposal(case, monkeypatch: pytest.Monkey
 @torch.no_grad()
 def test_unprune_is_bit_equal_and_leaves_nothing(case) -> None:
     model = case.build()
-    x = images()
+    x = case.pixels()
     dense, before = case.logits(model, x), copy.deepcopy(model)
     case.prune(model, 0.5)
     assert papr.is_pruned(model)
@@ -145,7 +141,7 @@ def test_parameters_and_state_dict_stay(case) -> None:
 @torch.no_grad()
 def test_copies_answer_alike(case) -> None:
     model = case.prune(case.build(), 0.5)
-    x = images()
+    x = case.pixels()
     expected = case.logits(model, x)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert papr.is_pruned(twin)
@@ -162,11 +158,11 @@ def test_rectangles(case, height: int, width: int) -> None:
         pytest.skip("takes square images only")
     model = case.build(size=(height, width))
     dense = copy.deepcopy(model)
-    x = images(2, height, width)
+    x = case.pixels(2, height, width)
     case.prune(model, 0.5)
     logits = case.logits(model, x)
     chosen = papr.selection(model)
-    assert chosen.grid == (height // case.patch, width // case.patch)
+    assert chosen.grid == case.grid(height, width)
     expected = case.logits_on_kept(dense, x, model)
     assert (logits - expected).abs().max() < TOLERANCE[torch.float32]
 
@@ -176,7 +172,7 @@ def test_rectangles(case, height: int, width: int) -> None:
 def test_dtypes(case, dtype: torch.dtype) -> None:
     """The proposal follows the host's dtype; the ranking stays in float32."""
     model = case.prune(case.build(), 0.5).to(dtype)
-    x = images(dtype=dtype)
+    x = case.pixels(dtype=dtype)
     (state,) = states(model)
     seen = []
     note = state.scorer.net.stem.register_forward_hook(lambda net, x, y: seen.extend([x[0], y]))
@@ -194,7 +190,7 @@ def test_dtypes(case, dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def test_autocast(case) -> None:
-    model, x = case.build(), images()
+    model, x = case.build(), case.pixels()
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         expected = case.logits(model, x)
         logits = case.logits(case.prune(model, 0.5), x)
@@ -205,13 +201,13 @@ def test_autocast(case) -> None:
 
 def test_gradients_reach_the_host_and_not_the_proposal(case) -> None:
     model = case.build().train()
-    case.logits(model, images()).square().sum().backward()
+    case.logits(model, case.pixels()).square().sum().backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]  # mask tokens
     model.zero_grad()
     case.prune(model, 0.5)
     net = states(model)[0].scorer.net
     before = copy.deepcopy(net.state_dict())
-    case.logits(model, images()).square().sum().backward()
+    case.logits(model, case.pixels()).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == unused
     assert all(p.grad is None and not p.requires_grad for p in net.parameters())
     assert not net.training
@@ -221,7 +217,7 @@ def test_gradients_reach_the_host_and_not_the_proposal(case) -> None:
 def test_gradient_checkpointing_gives_the_same_gradients(case) -> None:
     """Also when another forward pass comes before the backward pass that recomputes."""
     gradients = []
-    x, other = images(2), images(2)
+    x, other = case.pixels(2), case.pixels(2)
     for checkpointing in (False, True):
         model = case.prune(case.build(), 0.5).train()
         if checkpointing:
@@ -238,7 +234,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case) -> None:
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="GPU kernels change with the batch size")
 def test_an_image_keeps_its_patches_in_any_batch(case) -> None:
     model = case.prune(case.build(), 0.5)
-    x = images(5)
+    x = case.pixels(5)
     case.logits(model, x)
     together = papr.selection(model).indices
     for i in range(5):
@@ -248,7 +244,7 @@ def test_an_image_keeps_its_patches_in_any_batch(case) -> None:
 
 def test_threads_do_not_see_each_other(case) -> None:
     model = case.prune(case.build(), 0.5)
-    inputs = [images(2) for _ in range(2)]
+    inputs = [case.pixels(2) for _ in range(2)]
     with torch.no_grad():
         expected = [case.logits(model, x) for x in inputs]
     barrier = threading.Barrier(2, timeout=60)
@@ -280,7 +276,7 @@ def test_dense_features_are_refused_or_honest(dropping) -> None:
     if not case.intermediates:
         pytest.skip("has no forward_intermediates")
     model = case.build()
-    x = images(2)
+    x = case.pixels(2)
     case.prune(model, 0.5)
     with pytest.raises(papr.PrunedModelError, match=r"8 x 8 grid.*keep=0.5.*NLC"):
         model.forward_intermediates(x, indices=[1], intermediates_only=True)
@@ -296,7 +292,7 @@ def test_dense_features_are_refused_or_honest(dropping) -> None:
 @torch.no_grad()
 def test_prune_again_uses_the_new_configuration(case) -> None:
     model = case.prune(case.build(), 0.5)
-    x = images()
+    x = case.pixels()
     case.prune(model, 0.25)
     case.logits(model, x)
     assert papr.selection(model).indices.shape == (3, case.patches() // 4)

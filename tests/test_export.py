@@ -53,12 +53,14 @@ RUNTIMES = {"ONNX Runtime": in_onnx_runtime, "OpenVINO": in_openvino}
 
 
 @torch.no_grad()
-def assert_agrees(model: nn.Module, path: Path, run, size: int) -> None:
+def assert_agrees(model: nn.Module, path: Path, run, size: int, frames: int | None = None) -> None:
     """At batches 1, 3 and 8, on noise and on blobs of colour."""
     model = model.cpu()
+    shape = (3, size, size) if frames is None else (frames, 3, size, size)
     for batch in (1, 3, 8):
-        blobs = F.interpolate(torch.randn(batch, 3, 5, 5), size=(size, size), mode="bicubic")
-        for pixels in (torch.randn(batch, 3, size, size), blobs):
+        coarse = torch.randn(batch, 3 * (frames or 1), 5, 5)
+        blobs = F.interpolate(coarse, size=(size, size), mode="bicubic").view(batch, *shape)
+        for pixels in (torch.randn(batch, *shape), blobs):
             expected = named_outputs(model(pixels)).values()
             for got, own in zip(run(path, pixels), expected, strict=True):
                 assert (got - own).abs().max() < TOLERANCE
@@ -77,13 +79,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.capability("ONNX Runtime")
 def test_onnx_runtime_agrees(case) -> None:
     model, written = case
-    assert_agrees(model, written.path, in_onnx_runtime, 64)
+    assert_agrees(model, written.path, in_onnx_runtime, 64, written.frames)
 
 
 @pytest.mark.capability("OpenVINO")
 def test_openvino_agrees(case) -> None:
     model, written = case
-    assert_agrees(model, written.path, in_openvino, 64)
+    assert_agrees(model, written.path, in_openvino, 64, written.frames)
 
 
 @pytest.mark.parametrize("name", ["augreg", "dinov2_registers", "dinov3"])

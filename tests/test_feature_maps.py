@@ -20,11 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 def test_dropped_cells_are_filled_and_kept_ones_are_the_hosts(name: str) -> None:
     case = DROPPING[name]
     model = case.prune(case.build(), 0.5)
-    x = torch.randn(2, 3, 64, 64, device=DEVICE)
+    x = case.pixels(2)
     features, kept = papr.features(model, x, fill="zero")
     tokens = case.tokens(model, x)
     prefix = case.prefix if case.head_prefix is None else case.head_prefix
-    assert features.shape == (2, tokens.shape[-1], 8, 8)
+    assert features.shape == (2, tokens.shape[-1], *case.grid())
     assert kept.sum() == 64
     for b in range(2):
         own = features[b].flatten(1)[:, kept[b].flatten()].T

@@ -190,7 +190,7 @@ def test_float16(name: str) -> None:
     """Finite where the dense host is, and near what it would give on kept patches."""
     case = CASES[name]
     model = case.build().half()
-    x = images().half()
+    x = case.pixels().half()
     if not case.logits(model, x).isfinite().all():
         pytest.skip("the dense host overflows")
     case.prune(model, 0.5)

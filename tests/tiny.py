@@ -15,6 +15,7 @@ from tiny_case import Case, TinyProposal, attention_to, no_fast_path, proposal, 
 from tiny_hf import HF_CASES
 from tiny_pyramid import PYRAMID_CASES
 from tiny_torchvision import TORCHVISION_CASES
+from tiny_video import VIDEO_CASES
 
 __all__ = [
     "CASES",
@@ -150,5 +151,5 @@ TIMM_CASES = {
 }
 
 #: Hosts whose tokens are dropped, and all.
-DROPPING = {**TIMM_CASES, **HF_CASES, **TORCHVISION_CASES}
+DROPPING = {**TIMM_CASES, **HF_CASES, **TORCHVISION_CASES, **VIDEO_CASES}
 CASES = {**DROPPING, **PYRAMID_CASES}

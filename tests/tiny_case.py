@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -40,9 +41,17 @@ class Case:
         """papr.prune with the small proposal and this case's options."""
         return prune(model, keep, **{**self.pruning, **options})
 
+    def pixels(self, batch: int = 3, height: int = 64, width: int = 64, **kwargs) -> Tensor:
+        """Random input, as the host takes it."""
+        return torch.randn(batch, 3, height, width, device=DEVICE, **kwargs)
+
+    def grid(self, height: int = 64, width: int = 64) -> tuple[int, ...]:
+        """The patch grid of such input; of the first stage, where there are stages."""
+        return (height // self.patch, width // self.patch)
+
     def patches(self, height: int = 64, width: int = 64) -> int:
-        """How many there are in an image; of the first stage, where there are stages."""
-        return (height // self.patch) * (width // self.patch)
+        """How many there are on that grid."""
+        return math.prod(self.grid(height, width))
 
     def logits_on_kept(self, dense: nn.Module, images: Tensor, pruned: nn.Module) -> Tensor:
         """What the dense host would answer if only what `pruned` kept existed."""

@@ -6,29 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papr.proposals.scorers import NetScorer, Scorer
+from papr.proposals.scorers import NetScorer
 
 #: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
 REFERENCE_FRAMES = 8
 
 
-class FramesScorer(Scorer):
-    """A scorer of images that looks at the first frame of each tubelet; maps stacked over time.
+class FramesScorer(NetScorer):
+    """A network of images that looks at the first frame of each tubelet; maps stacked over time.
 
     Args:
-        scorer: of images.
         tubelet: how many frames a patch of the host spans.
+        net: the network, and further arguments, as for `NetScorer`.
     """
 
-    def __init__(self, scorer: Scorer, tubelet: int) -> None:
-        super().__init__()
-        self.scorer = scorer
+    def __init__(self, tubelet: int, net: nn.Module, *args: Any) -> None:
+        super().__init__(net, *args)
         self.tubelet = tubelet
 
     def forward(self, clip: Tensor) -> Tensor:
         """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
         frames = clip[:, :, :: self.tubelet].transpose(1, 2)
-        scores: Tensor = self.scorer(frames.flatten(0, 1))
+        scores: Tensor = super().forward(frames.flatten(0, 1))
         return scores.view(*frames.shape[:2], *scores.shape[1:])
 
 

@@ -168,8 +168,8 @@ class Proposal:
             net = self._replica(device, dtype)
             run_at = self._side if default else chosen
             if not self.clips:
-                images = NetScorer(net, self._call, run_at, default, affine)
-                return (FramesScorer(images, tubelet) if tubelet else images).eval()
+                given = (net, self._call, run_at, default, affine)
+                return (FramesScorer(tubelet, *given) if tubelet else NetScorer(*given)).eval()
             if chosen is None and self.named and reference:
                 run_at = (REFERENCE_FRAMES, self._side, self._side)
             step = 1 if self._every_frame else tubelet
