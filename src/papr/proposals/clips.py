@@ -11,6 +11,8 @@ from papr.proposals.scorers import NetScorer
 #: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
 REFERENCE_FRAMES = 8
 
+_AT_ONCE = 4  # frames of a clip; all at once would take more memory than a pruned host does
+
 
 class FramesScorer(NetScorer):
     """A network of images that looks at the first frame of each tubelet; maps stacked over time.
@@ -27,6 +29,12 @@ class FramesScorer(NetScorer):
     def forward(self, clip: Tensor) -> Tensor:
         """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
         frames = clip[:, :, :: self.tubelet].transpose(1, 2)
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return self._scores(frames)
+        return torch.cat([self._scores(some) for some in frames.split(_AT_ONCE, dim=1)], dim=1)
+
+    def _scores(self, frames: Tensor) -> Tensor:
+        """Frames (B, t, 3, H, W) to scores (B, t, h, w)."""
         scores: Tensor = super().forward(frames.flatten(0, 1))
         return scores.view(*frames.shape[:2], *scores.shape[1:])
 
