@@ -14,6 +14,8 @@ from papr.errors import ProposalError, one_line
 SUFFIXES = (".pth", ".pt", ".pyth", ".safetensors")
 #: Where the projects that write checkpoints put the weights.
 _WRAPPERS = ("model_state", "state_dict")
+#: How the lines begin with which torch.load leads up to what it could not read.
+_ADVICE = ("Weights only load failed", "Please file an issue")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -35,7 +37,7 @@ def read(path: Path) -> dict[str, Tensor]:
         content = _unpack(path)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise ProposalError(
-            f"cannot read the checkpoint {path} ({one_line(error)}): damaged, or no file of weights"
+            f"cannot read the checkpoint {path} ({_reason(error)}): damaged, or no file of weights"
         ) from error
     return _weights(content, path)
 
@@ -47,6 +49,13 @@ def _unpack(path: Path) -> Any:
         return load_file(path)
     with _stand_ins(path):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without torch.load's advice to run the file's code or to report a bug."""
+    lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(_ADVICE)]
+    return f"{type(error).__name__}: {said[0]}" if said else one_line(error)
 
 
 class _StandIn:
@@ -84,11 +93,11 @@ def _weights(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content:
         got = "an empty dict" if content == {} else type(content).__name__
         raise ProposalError(f"expected a dict of tensors in {path}, got {got}")
-    odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise ProposalError(
-            f"expected tensors in {path}, bare or under {' or '.join(map(repr, _WRAPPERS))}, got "
-            f"{type(content[odd[0]]).__name__} under {odd[0]!r}"
-        )
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ProposalError(
+                f"expected tensors by name in {path}, bare or under "
+                f"{' or '.join(map(repr, _WRAPPERS))}, got {type(value).__name__} under {key!r}"
+            )
     prefix = "module." if all(key.startswith("module.") for key in content) else ""
     return {key[len(prefix) :]: value for key, value in content.items()}
