@@ -110,12 +110,7 @@ class Proposal:
         self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
         net = copy.deepcopy(net).cpu().float()
         errors = []
-        examples = _example_clips(self.size, self._side)
-        if not self.named:
-            examples = _examples(self.size) + examples
-        elif not self.clips:
-            examples = _examples(self.size)
-        for example in examples:
+        for example in self._examples():
             try:
                 self.net = cheapen(net, self._call, example)
                 features = getattr(self.net, self._call)(example)
@@ -131,6 +126,14 @@ class Proposal:
                 f"it failed: {one_line(first)}"
             ) from first
         _check_map(features, self.name, getattr(net, "num_features", None), example)
+
+    def _examples(self) -> list[Tensor]:
+        """What to try the network on: images, clips, or where nothing is known one then other."""
+        if self.clips:  # known to work: half its side will do
+            return [_example_clip(self.size, self._side // 2)]
+        if self.named:
+            return _example_images(self.size)
+        return [*_example_images(self.size), _example_clip(self.size, self._side)]
 
     def scorer(
         self,
@@ -258,7 +261,7 @@ def _load(name: str, pretrained: bool) -> nn.Module:
         ) from error
 
 
-def _examples(size: ProposalSize) -> list[Tensor]:
+def _example_images(size: ProposalSize) -> list[Tensor]:
     """Images to try a network on: of the size it is to run at, or of the usual ones."""
     sizes = [(DEFAULT_SIZE, DEFAULT_SIZE), (224, 224)]
     if isinstance(size, tuple):
@@ -269,14 +272,14 @@ def _examples(size: ProposalSize) -> list[Tensor]:
     return [torch.rand(1, 3, *shape, generator=generator) for shape in sizes]
 
 
-def _example_clips(size: ProposalSize, side: int) -> list[Tensor]:
-    """A short clip to try a network on."""
+def _example_clip(size: ProposalSize, side: int) -> Tensor:
+    """A short clip to try a network on, of the size it is to run at, or of `side` pixels."""
     if isinstance(size, tuple):
         shape = size if len(size) == 3 else (REFERENCE_FRAMES, *size)
     else:
         side = size if isinstance(size, int) else side
         shape = (REFERENCE_FRAMES, side, side)
-    return [torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))]
+    return torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _what(example: Tensor) -> str:
