@@ -7,8 +7,8 @@
 | slowonly_r101 | SlowOnly R101 8x8 | mmaction2's slowonly_r101_8xb16-8x8x1 | Apache-2.0 |
 | s3d, mc3_18, r2plus1d_18 | torchvision's | torchvision's | BSD-3-Clause |
 
-The projects publish the weights beside their code and state no licence for the weights alone; the
-videos of Kinetics belong to those who uploaded them.
+The weights are published beside that code; a licence of their own is not known here. They were
+trained on Kinetics, whose videos belong to those who uploaded them.
 """
 
 from dataclasses import dataclass
