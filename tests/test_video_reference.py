@@ -92,6 +92,15 @@ def test_networks_that_stride_in_time_see_every_frame() -> None:
     assert scorer._target(torch.empty(1, 3, 16, 224, 224, device="meta")) == (16, 112, 112)
 
 
+def test_a_clip_too_short_for_the_network_is_refused_with_the_numbers() -> None:
+    scorer = papr.Proposal("s3d", pretrained=False).scorer(
+        torch.device("cpu"), torch.float32, tubelet=2
+    )
+    with pytest.raises(papr.ProposalError, match=r"at least 5 frames.*got 4 of a clip of 4"):
+        scorer(torch.rand(1, 3, 4, 64, 64))
+    assert scorer(torch.rand(1, 3, 5, 64, 64)).shape == (1, 1, 2, 2)
+
+
 @torch.no_grad()
 def test_clips_are_renormalised_for_the_network() -> None:
     """From the host's mean and std to those the network was trained with."""

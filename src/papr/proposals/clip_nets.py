@@ -58,7 +58,8 @@ class ClipNet:
         std: likewise.
         side: the shorter side, in pixels, that it looks at by default.
         every_frame: False where one frame of each tubelet is enough (t = T); True where the
-            network strides in time and is given all frames (t is about T / 8; s3d needs 7 or more).
+            network strides in time and is given all frames (t is about T / 8).
+        least_frames: the shortest clip it takes.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ClipNet:
     std: Triple
     side: int
     every_frame: bool
+    least_frames: int = 1
 
 
 class TorchvisionNet(nn.Module):
@@ -90,8 +92,13 @@ class TorchvisionNet(nn.Module):
 
 
 def knows(source: str) -> bool:
-    """Whether `source` is a name in `NAMES`, or a checkpoint by its suffix or by being a file."""
-    return source in NAMES or Path(source).suffix.lower() in SUFFIXES or Path(source).is_file()
+    """Whether `source` is a name in `NAMES`, or the path of a checkpoint.
+
+    That is told by its suffix, or by its folder where there is a file of that name in it.
+    """
+    path = Path(source)
+    looks_like_one = path.suffix.lower() in SUFFIXES or (path.name != source and path.is_file())
+    return source in NAMES or looks_like_one
 
 
 def load(source: str, pretrained: bool = True) -> ClipNet:
@@ -153,7 +160,8 @@ def _torchvision(name: str, pretrained: bool) -> ClipNet:
     seen = weights.transforms()
     mean, std = ((float(x), float(y), float(z)) for x, y, z in (seen.mean, seen.std))
     adapter = TorchvisionNet(net, _TORCHVISION[name]).eval()
-    return ClipNet(name, adapter, mean, std, _SIDES[name], every_frame=name != "mc3_18")
+    striding = name != "mc3_18"
+    return ClipNet(name, adapter, mean, std, _SIDES[name], striding, 5 if name == "s3d" else 1)
 
 
 def _out_of_reach(name: str, url: str, error: Exception) -> ProposalError:

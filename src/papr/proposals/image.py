@@ -73,7 +73,7 @@ class Proposal:
         self.function: Callable[[Tensor], Tensor] | None = None
         self.net: nn.Module | None = None
         self.clips = False  # whether the network looks at clips
-        self._side, self._every_frame = DEFAULT_SIZE, True
+        self._side, self._every_frame, self._least_frames = DEFAULT_SIZE, True, 1
         self._call = "forward"
         self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
         self._lock = threading.Lock()
@@ -96,7 +96,8 @@ class Proposal:
         if not clip_nets.knows(source):
             return _load(source, pretrained)
         found = clip_nets.load(source, pretrained)
-        self.clips, self._side, self._every_frame = True, found.side, found.every_frame
+        self.clips, self._side = True, found.side
+        self._every_frame, self._least_frames = found.every_frame, found.least_frames
         self.name = found.name
         if self.mean is None:
             self.mean, self.std = found.mean, found.std
@@ -176,7 +177,8 @@ class Proposal:
             if chosen is None and self.named and reference:
                 run_at = (REFERENCE_FRAMES, self._side, self._side)
             step = 1 if self._every_frame else tubelet
-            return ClipScorer(step, net, self._call, run_at, default, affine).eval()
+            least = self._least_frames
+            return ClipScorer(step, least, net, self._call, run_at, default, affine).eval()
 
     def _check_fits(self, size: ProposalSize, tubelet: int) -> None:
         if self.clips and not tubelet:
