@@ -6,38 +6,49 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-_LOW, _MIDDLE, _HIGH = (30, 12, 84), (216, 70, 96), (253, 244, 134)
-_PAPER, _INK = (255, 255, 255), (40, 40, 40)
+#: Colours of the heat map, from the least significant to the most; of the page and its text.
+LOW, MIDDLE, HIGH = (30, 12, 84), (216, 70, 96), (253, 244, 134)
+PAPER, INK = (255, 255, 255), (40, 40, 40)
 _CAPTION = 22  # pixels
 _GAP = 6
 
 
-def heat_map(image: Image.Image, scores: Tensor, opacity: float = 0.6) -> Image.Image:
+def heat_map(
+    image: Image.Image,
+    scores: Tensor,
+    opacity: float = 0.6,
+    limits: tuple[float, float] | None = None,
+) -> Image.Image:
     """A significance map over its photograph, from dark violet (low) to yellow (high).
 
     Args:
         image: RGB.
         scores: (H, W), any scale.
         opacity: of the map, 0 to 1.
+        limits: the scores drawn darkest and brightest, such as those of a whole clip; by default
+            the lowest and the highest of `scores`.
     """
-    low, high = float(scores.min()), float(scores.max())
-    scaled = (scores.float() - low) / max(high - low, 1e-12)
+    low, high = limits or (float(scores.min()), float(scores.max()))
+    scaled = ((scores.float() - low) / max(high - low, 1e-12)).clamp(0, 1)
     grey = Image.fromarray((scaled.cpu().numpy() * 255).round().astype(np.uint8), mode="L")
     grey = grey.resize(image.size, Image.Resampling.BICUBIC)
-    return Image.blend(image, ImageOps.colorize(grey, _LOW, _HIGH, _MIDDLE), opacity)
+    return Image.blend(image, ImageOps.colorize(grey, LOW, HIGH, MIDDLE), opacity)
 
 
-def kept_patches(image: Image.Image, mask: Tensor) -> Image.Image:
-    """The kept patches as they are, the others faded to a light grey.
+def kept_patches(
+    image: Image.Image, mask: Tensor, ground: tuple[int, int, int] = PAPER
+) -> Image.Image:
+    """The kept patches as they are, the others faded: grey, and four fifths of the way to `ground`.
 
     Args:
         image: RGB.
         mask: (H, W) bool on the patch grid.
+        ground: what the others fade to; by default white.
     """
     stencil = Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255, mode="L")
     stencil = stencil.resize(image.size, Image.Resampling.NEAREST)
     faded = Image.blend(
-        image.convert("L").convert("RGB"), Image.new("RGB", image.size, _PAPER), 0.8
+        image.convert("L").convert("RGB"), Image.new("RGB", image.size, ground), 0.8
     )
     return Image.composite(image, faded, stencil)
 
@@ -46,11 +57,11 @@ def panel(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures of one height side by side, each under its caption."""
     width = sum(picture.width for _, picture in pictures) + _GAP * (len(pictures) - 1)
     height = _CAPTION + max(picture.height for _, picture in pictures)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     left = 0
     for caption, picture in pictures:
-        pen.text((left + 2, 2), caption, fill=_INK, font=font)
+        pen.text((left + 2, 2), caption, fill=INK, font=font)
         sheet.paste(picture, (left, _CAPTION))
         left += picture.width + _GAP
     return sheet
@@ -60,7 +71,7 @@ def contact_sheet(rows: Sequence[Image.Image]) -> Image.Image:
     """Panels below one another."""
     width = max(row.width for row in rows)
     height = sum(row.height for row in rows) + _GAP * (len(rows) - 1)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     top = 0
     for row in rows:
         sheet.paste(row, (0, top))

@@ -29,6 +29,10 @@ class ExportError(PaprError, RuntimeError):
     """A model could not be written to a file, or the file does not answer as the model does."""
 
 
+class VideoError(PaprError, ValueError):
+    """A video cannot be read, or a frame was asked for that it does not have."""
+
+
 def one_line(error: BaseException) -> str:
     """Type and first line of somebody else's error, for a message of one line."""
     lines = str(error).strip().splitlines()
