@@ -11,6 +11,7 @@ that it is good. Significance alone never sees it.
 Writes overlays (kept bright, the rest dimmed, the map beside it) to look at.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,34 +21,40 @@ import papr
 from common import SHARED, parser, save
 from papr.baselines import centre_scores, random_scores
 from papr.motion import mix, motion_map
+from papr.proposals.reuse import picture_change, thumbnail
 from papr.selecting import kept_count
 from papr.significance import to_grid
 from papr.video import POLICIES, open_video
 from papr.video.overlay import overlay, write_gif, write_mp4
 from papr.video.sampling import normalise, read_crops, views
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRID, TUBELET, MOST = (8, 14, 14), 2, 0.2
+WHO = papr.Proposal()
 KEEPS = [0.45, 0.35, 0.2]
 WEIGHT = papr.PruneConfig().motion_weight
 
 
-def windows(path: Path) -> tuple[Tensor, float]:
+def windows(path: Path, stride: int) -> tuple[Tensor, float]:
     """A whole video as clips (V, 16, 3, 224, 224) uint8, and their frames per second."""
-    policy = POLICIES["consecutive"]
+    policy = replace(POLICIES["consecutive"], stride=stride)
     with open_video(path) as video:
         chosen = views(policy, video.frames, video.height, video.width)
         return read_crops(video, chosen), video.fps / policy.stride
+
+
+def maps_of(pixels: Tensor) -> Tensor:
+    """Significance maps (V, 8, 14, 14) of clips (V, 3, 16, 224, 224)."""
+    cpu = torch.device("cpu")
+    scorer = WHO.scorer(cpu, torch.float32, None, MEAN, STD, tubelet=TUBELET)
+    return to_grid(scorer(pixels), GRID)
 
 
 @torch.inference_mode()
 def maps(clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Scores of each way of selecting, (V, 8, 14, 14), and how much each patch changed."""
     pixels = normalise(clips).transpose(1, 2)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    scorer = papr.Proposal().scorer(
-        torch.device("cpu"), torch.float32, None, mean, std, tubelet=TUBELET
-    )
-    found = to_grid(scorer(pixels), GRID)
+    found = maps_of(pixels)
     change = motion_map(pixels, GRID)
     return {
         "papr": found,
@@ -69,6 +76,43 @@ def kept_change(kept: Tensor, change: Tensor) -> dict[str, float]:
     }
 
 
+@torch.inference_mode()
+def staleness(path: Path, stride: int) -> list[dict[str, float]]:
+    """What reuse= would do: neighbouring clips, by how much the picture changed between them.
+
+    `shared` says what part of the later clip's own selection at keep 0.35 the earlier clip's holds.
+    """
+    pixels = normalise(windows(path, stride)[0]).transpose(1, 2)
+    small = thumbnail(pixels)
+    scores = maps_of(pixels)
+    kept = papr.select(scores, kept_count(0.35, scores[0].numel())).mask().flatten(1)
+    change = picture_change(small[1:], small[:-1])
+    largest = (small[1:] - small[:-1]).abs().mean(1).flatten(1).amax(1)
+    shared = (kept[1:] & kept[:-1]).sum(1) / kept[1:].sum(1)
+    return [
+        {"picture_change": float(c), "largest_cell": float(m), "shared": float(s)}
+        for c, m, s in zip(change, largest, shared, strict=True)
+    ]
+
+
+def summary(pairs: list[dict[str, float]]) -> dict[str, float]:
+    """Pairs whose map would be reused by default, and how well either measure tells."""
+    threshold = papr.PruneConfig().reuse_threshold
+    reused = [p["shared"] for p in pairs if p["picture_change"] <= threshold]
+    others = [p["shared"] for p in pairs if p["picture_change"] > threshold]
+    table = torch.tensor([list(p.values()) for p in pairs])
+    correlation = torch.corrcoef(table.T)[2]
+    return {
+        "threshold": threshold,
+        "pairs": len(pairs),
+        "pairs_below": len(reused),
+        "shared_below": sum(reused) / len(reused),
+        "shared_above": sum(others) / len(others),
+        "correlation_picture_change": float(correlation[0]),
+        "correlation_largest_cell": float(correlation[1]),
+    }
+
+
 def pictures(clips: Tensor, scores: Tensor, keep: float, fps: float, out: Path) -> None:
     """An MP4 and a GIF of the whole video."""
     kept = papr.select(scores, kept_count(keep, scores[0].numel()))
@@ -86,10 +130,11 @@ def main() -> None:
     paths = sorted(args.data.glob("*.mp4"))
     if not paths:
         raise SystemExit(f"expected clips in {args.data}/*.mp4, found none; pass --data")
-    rows = []
+    rows, pairs = [], []
     for path in paths:
-        clips, fps = windows(path)
+        clips, fps = windows(path, stride=4)
         scores, change = maps(clips)
+        pairs += staleness(path, 1) + staleness(path, 2)
         for name, found in scores.items():
             for keep in KEEPS:
                 kept = papr.select(found, kept_count(keep, found[0].numel())).mask()
@@ -104,7 +149,9 @@ def main() -> None:
             if name.startswith("papr"):
                 label = "motion" if "motion" in name else "significance"
                 pictures(clips, found, 0.35, fps, args.out / f"{path.stem}-{label}")
-    save(args.json, "cpu", weights="EfficientNet-Lite0, real", rows=rows)
+    reuse = summary(pairs)
+    print(reuse)
+    save(args.json, "cpu", weights="EfficientNet-Lite0, real", rows=rows, reuse=reuse)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ class ReusingScorer(Scorer):
     Args:
         scorer: who looks.
         clips: for how many clips a map serves, the one it was made from included.
-        threshold: the largest change of a cell of an 8 x 8 thumbnail of the clip (mean over its
-            frames, mean absolute difference over channels), in the host's pixel units, up to which
-            a map serves.
+        threshold: the mean absolute difference between the 8 x 8 thumbnails of two clips (each
+            the mean over its frames), in the host's pixel units, up to which a map serves. The
+            mean over the whole picture, not the most changed cell: it tells better how far the
+            selection has moved (benchmarks/results/video_people.json).
     """
 
     def __init__(self, scorer: Scorer, clips: int, threshold: float) -> None:
@@ -53,14 +54,14 @@ class ReusingScorer(Scorer):
 
     def _continued(self, pixels: Tensor) -> Tensor:
         """The scores of a call that goes on with the streams of the last one, where it can."""
-        picture = _thumbnail(pixels)
+        picture = thumbnail(pixels)
         seen: tuple[Tensor, Tensor, Tensor] | None = getattr(self._streams, "seen", None)
         if seen is None or seen[0].shape != picture.shape or seen[0].dtype != picture.dtype:
             new: Tensor = self.scorer(pixels)
             self._streams.seen = picture, new, torch.ones(len(picture), dtype=torch.long)
             return new
         pictures, scores, served = (part.clone() for part in seen)
-        changed = (picture - pictures).abs().mean(1).flatten(1).amax(1) > self.threshold
+        changed = picture_change(picture, pictures) > self.threshold
         stale = (changed.cpu() | (served >= self.clips)).nonzero().squeeze(1)
         served += 1
         if len(stale):
@@ -72,6 +73,11 @@ class ReusingScorer(Scorer):
         return scores
 
 
-def _thumbnail(pixels: Tensor) -> Tensor:
+def picture_change(picture: Tensor, before: Tensor) -> Tensor:
+    """How much each of two batches of thumbnails (B, C, 8, 8) differs from the other: (B,)."""
+    return (picture - before).abs().mean((1, 2, 3))
+
+
+def thumbnail(pixels: Tensor) -> Tensor:
     """A clip (B, C, T, H, W) to its picture (B, C, 8, 8), float32, mean over the frames."""
     return F.adaptive_avg_pool2d(pixels.mean(2, dtype=torch.float32), _CELLS)
