@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import papr
+from tiny_video import VIDEO_CASES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,8 +18,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 def test_code_runs() -> None:
     """Every Python block in order, in one namespace, with random weights and a smaller host."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 2
-    usage, options = (
+    assert len(blocks) == 3
+    usage, video, options = (
         block.replace("pretrained=True", "pretrained=False").replace("vit_base", "vit_tiny")
         for block in blocks
     )
@@ -31,6 +32,20 @@ def test_code_runs() -> None:
     names["model"](names["images"])
     exec("chosen =" + after, names)
     assert names["chosen"].indices.shape == (2, 98)
+    run_video(video)
+
+
+def run_video(block: str) -> None:
+    """The same host, small and with random weights, in place of the one from the hub."""
+    case = VIDEO_CASES["hf_videomae"]
+    block, loads = re.subn(
+        r"host = transformers\.(\w+)\.from_pretrained\(.*?\n\)", "", block, flags=re.S
+    )
+    assert loads == 1
+    names = {"host": case.build(depth=1), "clips": case.pixels(1)}
+    exec(block, names)
+    assert names["logits"].shape == (1, 10)
+    assert papr.selection(names["host"]).indices.shape == (1, int(0.35 * 64))
 
 
 def test_speed_figures_are_the_stored_ones() -> None:
