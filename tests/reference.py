@@ -34,6 +34,48 @@ def bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
+def aligned_weights(before: int, after: int) -> np.ndarray:
+    """Weights (after, before) of a linear resize of one axis whose ends stay where they are."""
+    weights = np.zeros((after, before))
+    for i in range(after):
+        place = i * (before - 1) / (after - 1) if after > 1 else 0.0
+        left = min(math.floor(place), before - 1)
+        right = min(left + 1, before - 1)
+        weights[i, left] += 1 - (place - left)
+        weights[i, right] += place - left
+    return weights
+
+
+def trilinear(volume: np.ndarray, frames: int, height: int, width: int) -> np.ndarray:
+    """Resize (..., t, h, w) to (..., frames, height, width): corners aligned."""
+    t, h, w = volume.shape[-3:]
+    return np.einsum(
+        "at,bh,cw,...thw->...abc",
+        aligned_weights(t, frames),
+        aligned_weights(h, height),
+        aligned_weights(w, width),
+        volume.astype(np.float64),
+        optimize=True,
+    )
+
+
+def motion(clip: np.ndarray, tubelet: int, patch: int) -> np.ndarray:
+    """How much each patch of a clip (C, T, H, W) changed since the last tubelet: (t, h, w)."""
+    _, frames, height, width = clip.shape
+    grid = (frames // tubelet, height // patch, width // patch)
+    result = np.zeros(grid)
+    for t, y, x in np.ndindex(*grid):
+
+        def part(which: int, y: int = y, x: int = x) -> np.ndarray:
+            rows, columns = slice(y * patch, (y + 1) * patch), slice(x * patch, (x + 1) * patch)
+            return clip[:, which * tubelet : (which + 1) * tubelet, rows, columns]
+
+        now = max(t, 1)
+        if grid[0] > 1:
+            result[t, y, x] = np.abs(part(now) - part(now - 1)).mean()
+    return result
+
+
 def significance(features: np.ndarray, height: int, width: int) -> np.ndarray:
     """(B, C, h, w) to (B, height, width): resize every channel, then average them."""
     return np.stack(

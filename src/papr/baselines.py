@@ -1,6 +1,6 @@
 """Selections that PaPr must beat, as scorers: pixels (B, 3, H, W) in, scores (B, h, w) out.
 
-Each is a `proposal=` for `papr.prune`.
+Of clips (B, 3, T, H, W) the scores are (B, T, h, w). Each is a `proposal=` for `papr.prune`.
 """
 
 from collections.abc import Callable
@@ -28,24 +28,28 @@ def random_scores(seed: int = 0, cell: int = 8) -> Scores:
         device = pixels.device
         if device not in generators:
             generators[device] = torch.Generator(device).manual_seed(seed)
-        batch, _, height, width = pixels.shape
-        shape = (batch, height // cell, width // cell)
-        return torch.rand(shape, generator=generators[device], device=device)
+        return torch.rand(_cells(pixels, cell), generator=generators[device], device=device)
 
     return scores
 
 
 def centre_scores(cell: int = 8) -> Scores:
-    """The nearer to the centre of the image, the higher: what photographers do anyway.
+    """The nearer to the centre of the image or frame, the higher: what photographers do anyway.
 
     Args:
         cell: pixels a score covers along each side.
     """
 
     def scores(pixels: Tensor) -> Tensor:
-        batch, _, height, width = pixels.shape
-        y = torch.linspace(-1, 1, height // cell, device=pixels.device)
-        x = torch.linspace(-1, 1, width // cell, device=pixels.device)
-        return -(y[:, None] ** 2 + x[None, :] ** 2).expand(batch, -1, -1)
+        shape = _cells(pixels, cell)
+        y = torch.linspace(-1, 1, shape[-2], device=pixels.device)
+        x = torch.linspace(-1, 1, shape[-1], device=pixels.device)
+        return -(y[:, None] ** 2 + x[None, :] ** 2).expand(shape)
 
     return scores
+
+
+def _cells(pixels: Tensor, cell: int) -> tuple[int, ...]:
+    """The shape of the scores: (B, h, w), or (B, T, h, w) of clips."""
+    batch, _, *frames, height, width = pixels.shape
+    return batch, *frames, height // cell, width // cell

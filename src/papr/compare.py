@@ -19,11 +19,11 @@ class Row:
 
     Attributes:
         keep: fraction of patches kept; 1 is the dense host itself.
-        batch: images a call.
+        batch: images or clips a call.
         dtype: of weights and pixels.
-        ms_per_image: median milliseconds, (median, lower, upper quartile).
-        gmacs_host: GMACs of one image in the host.
-        gmacs_proposal: GMACs of one image in the proposal.
+        ms_per_image: milliseconds per image or clip, (median, lower, upper quartile).
+        gmacs_host: GMACs of one image or clip in the host.
+        gmacs_proposal: likewise in the proposal.
         peak_mb: peak memory of a call's tensors, weights not counted, in 10^6 bytes.
         speedup: over the dense host, turn by turn, (median, lower, upper quartile).
         ideal: dense GMACs / (host + proposal) GMACs.
@@ -77,7 +77,7 @@ def compare(
 
     Args:
         model: the host, in eval mode, on its device, in its dtype; left as it is.
-        images: (B, 3, H, W), same device and dtype.
+        images: (B, 3, H, W), or clips (B, T, 3, H, W), same device and dtype.
         keeps: fractions to prune to.
         rounds: turns that count.
         warmup: turns before them.

@@ -1,4 +1,4 @@
-"""Models by name, without half a minute of retries where no hub can be reached."""
+"""Models and weights by name, without half a minute of retries where no hub can be reached."""
 
 import contextlib
 import importlib.util
@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -87,11 +88,40 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
     return model.eval(), True
 
 
-def reachable() -> bool:
-    """Whether the Hugging Face hub answers at all; taken for granted behind a proxy."""
+def fetch(url: str) -> Path:
+    """The file at `url`, downloaded once into torch.hub's folder of checkpoints.
+
+    Raises:
+        OSError: it is not there yet and cannot be had.
+    """
+    path = downloaded(url)
+    if not path.is_file():
+        check_reachable(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)  # whole, or not at all
+    return path
+
+
+def downloaded(url: str) -> Path:
+    """Where torch.hub keeps what it downloaded from `url`."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
+
+
+def check_reachable(url: str) -> None:
+    """Raise ConnectionError, within seconds, where the server of `url` does not answer."""
+    if not reachable(url):
+        raise ConnectionError(f"{urlsplit(url).hostname} cannot be reached")
+
+
+def reachable(url: str | None = None) -> bool:
+    """Whether a server answers at all; taken for granted behind a proxy.
+
+    Args:
+        url: anything on that server; None for the Hugging Face hub.
+    """
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return True
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    endpoint = urlsplit(url or os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
     try:
         with socket.create_connection((endpoint.hostname or "", port), timeout=_TIMEOUT):

@@ -13,6 +13,7 @@ from papr.cli.common import (
     Attention,
     ProposalName,
     ProposalSize,
+    Score,
     Stages,
     describe_device,
     environment,
@@ -29,7 +30,8 @@ from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
 from papr.files import write_text
-from papr.hub import create
+from papr.hosts.inputs import pixel_shape
+from papr.hub import VIDEO_HOSTS, create, create_video
 from papr.proposals import Proposal
 
 #: The least speed-up that is worth the patches it costs.
@@ -38,10 +40,16 @@ PAYS = 1.05
 
 def bench(
     model: Annotated[
-        str, typer.Option(help="A timm model, such as vit_base_patch16_224.")
+        str,
+        typer.Option(
+            help="A timm model, such as vit_base_patch16_224; a video host, "
+            f"{', '.join(VIDEO_HOSTS)}; or a folder or hub name of one of transformers."
+        ),
     ] = "vit_base_patch16_224",
     keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5,0.3",
-    batch: Annotated[str, typer.Option(help="Images per call.")] = "1,8",
+    batch: Annotated[
+        str | None, typer.Option(help="Images or clips per call; 1,8 for images, 1 for clips.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     compile: Annotated[
@@ -55,6 +63,7 @@ def bench(
     proposal_size: ProposalSize = None,
     stages: Stages = None,
     attention: Attention = "dense",
+    score: Score = "significance",
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there.")
@@ -67,18 +76,21 @@ def bench(
     multiply-accumulates alone would give; measured/ideal says how much of it arrives.
     """
     keeps = [k for k in parse_keeps(keep) if k < 1]
-    batches = parse_list(batch, int, "--batch")
     dtypes = parse_list(dtype, lambda name: DTYPES[name], "--dtype")
-    if min(batches) < 1:
-        raise ConfigError(f"expected --batch of at least 1, got {min(batches)}")
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     target = pick_device(device)
     who = Proposal(proposal, pretrained=not random_proposal)
     host = _create(model)
-    shape = _input_shape(host)
+    shape = pixel_shape(host)
+    unit = "image" if len(shape) == 3 else "clip"
+    batches = parse_list(batch or {"image": "1,8", "clip": "1"}[unit], int, "--batch")
+    if min(batches) < 1:
+        raise ConfigError(f"expected --batch of at least 1, got {min(batches)}")
 
     out.print(f"{model} (random weights), {describe_device(target)}, torch {torch.__version__}")
+    if unit == "clip":
+        out.print(f"clips of {' x '.join(map(str, shape))} (frames, channels, height, width)")
     tables: list[list[Row]] = []
     turns = (rounds + 2) * (len(keeps) + 1)
     with progress("timing") as bar:
@@ -99,10 +111,11 @@ def bench(
                         proposal_size=parse_proposal_size(proposal_size),
                         stages=parse_stages(stages),
                         attention=attention,
+                        score=score,
                     )
                 )
     for table in tables:
-        out.print(speed_table(table))
+        out.print(speed_table(table, unit))
     out.print(f"Dense and pruned in turns, medians of {rounds} rounds (quartiles).")
     rows = [row for table in tables for row in table]
     _advise(rows)
@@ -115,6 +128,7 @@ def bench(
             "proposal": proposal,
             "stages": stages,
             "attention": attention,
+            "score": score,
             "rounds": rounds,
             "environment": environment(target),
             "rows": [row.to_dict() for row in rows],
@@ -126,15 +140,14 @@ def bench(
 def _create(name: str) -> torch.nn.Module:
     import timm
 
-    if not timm.is_model(name):
-        raise ConfigError(f"expected --model to be the name of a timm model, got {name!r}")
-    return create(name, pretrained=False).eval()
-
-
-def _input_shape(model: torch.nn.Module) -> tuple[int, int, int]:
-    config = getattr(model, "pretrained_cfg", {})
-    channels, height, width = config.get("input_size", (3, 224, 224))
-    return channels, height, width
+    if timm.is_model(name):
+        return create(name, pretrained=False).eval()
+    if name in VIDEO_HOSTS or "/" in name or Path(name).is_dir():
+        return create_video(name)[0]
+    raise ConfigError(
+        "expected --model to be the name of a timm model, "
+        f"{', '.join(VIDEO_HOSTS)}, or a folder or hub name, got {name!r}"
+    )
 
 
 def _advise(rows: list[Row]) -> None:

@@ -41,7 +41,11 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
 
 # Options that mean the same in every command.
 ProposalName = Annotated[
-    str, typer.Option(help="Who looks first: a timm ConvNet, or the embedded default.")
+    str,
+    typer.Option(
+        help="Who looks first: a timm ConvNet, the embedded default; for clips also x3d_s, "
+        "slowonly_r50 and others, or a checkpoint of one."
+    ),
 ]
 ProposalSize = Annotated[
     str | None,
@@ -54,6 +58,14 @@ Stages = Annotated[
 Attention = Annotated[
     str,
     typer.Option(help='Swin: "dense" as in the paper, or "kept": faster, further from dense.'),
+]
+
+
+Score = Annotated[
+    str,
+    typer.Option(
+        help='Video: "significance" as in the paper, or "motion": mixed with what changes.'
+    ),
 ]
 
 
@@ -148,14 +160,19 @@ def progress(label: str) -> Progress:
     )
 
 
-def speed_table(rows: Sequence[Row]) -> Table:
-    """The rows of one comparison (one batch size, one dtype): time always beside GMACs."""
+def speed_table(rows: Sequence[Row], unit: str = "image") -> Table:
+    """The rows of one comparison (one batch size, one dtype): time always beside GMACs.
+
+    Args:
+        rows: of `papr.compare.compare`.
+        unit: what one row of a batch is, "image" or "clip".
+    """
     title = f"batch {rows[0].batch}, {rows[0].dtype}"
     table = Table(
         "keep", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.columns[0].min_width = 5
-    for heading in ("ms/image", "images/s", "GMACs", "MB", "speed-up", "ideal", "of ideal"):
+    for heading in (f"ms/{unit}", f"{unit}s/s", "GMACs", "MB", "speed-up", "ideal", "of ideal"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         figures = [

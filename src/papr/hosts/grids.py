@@ -85,7 +85,7 @@ def convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 def first_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
     """The convolution that sees the pixels. Raises UnsupportedModelError where there is none."""
-    found = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    found = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
     if not found:
         raise UnsupportedModelError(
             f"expected a convolution that makes patches of pixels in {type(module).__name__}, "

@@ -24,8 +24,8 @@ class ClipCutFirst(ClipCut, EmbeddingsCutFirst):
 class PositionedLayer(Block):
     """A layer that is told where its tokens come from."""
 
-    def _run(self, x: Tensor, position_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        return super()._run(x, self._chosen().indices, **kwargs)
+    def _run(self, x: Tensor, position_mask: Tensor | None = None, *args: Any, **kw: Any) -> Any:
+        return super()._run(x, self._chosen().indices, *args, **kw)
 
 
 class Predictor(Site):

@@ -1,13 +1,174 @@
-"""Networks that look at clips, by name."""
+"""The catalogue of clip networks: 3-D ConvNets that look at a whole clip first.
 
-NAMES: tuple[str, ...] = ()
+| name | network | weights (Kinetics-400) | code's licence |
+|---|---|---|---|
+| x3d_s, x3d_m | X3D | PyTorchVideo's X3D_S.pyth, X3D_M.pyth | Apache-2.0 |
+| slowonly_r50 | SlowOnly R50 8x8 | PyTorchVideo's SLOW_8x8_R50.pyth | Apache-2.0 |
+| slowonly_r101 | SlowOnly R101 8x8 | mmaction2's slowonly_r101_8xb16-8x8x1 | Apache-2.0 |
+| s3d, mc3_18, r2plus1d_18 | torchvision's | torchvision's | BSD-3-Clause |
+
+The weights are published beside that code; a licence of their own is not known here. They were
+trained on Kinetics, whose videos belong to those who uploaded them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from papr import hub
+from papr.config import Triple
+from papr.errors import ProposalError, one_line
+from papr.proposals import checkpoints, slowonly, x3d
+from papr.proposals.weight_files import SUFFIXES
+
+_PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
+_MMACTION2 = "https://download.openmmlab.com/mmaction/v1.0/recognition/slowonly"
+_R101 = "slowonly_r101_8xb16-8x8x1-196e_kinetics400-rgb"
+_URLS = {
+    "x3d_s": f"{_PYTORCHVIDEO}/X3D_S.pyth",
+    "x3d_m": f"{_PYTORCHVIDEO}/X3D_M.pyth",
+    "slowonly_r50": f"{_PYTORCHVIDEO}/SLOW_8x8_R50.pyth",
+    "slowonly_r101": f"{_MMACTION2}/{_R101}/{_R101}_20220901-e6281431.pth",
+}
+#: torchvision's, and the modules that its forward runs before the pooling.
+_TORCHVISION = {
+    "s3d": ("features",),
+    "mc3_18": ("stem", "layer1", "layer2", "layer3", "layer4"),
+    "r2plus1d_18": ("stem", "layer1", "layer2", "layer3", "layer4"),
+}
+NAMES: tuple[str, ...] = (*_URLS, *_TORCHVISION)
+
+_SIDES = {"s3d": 224, "mc3_18": 112, "r2plus1d_18": 112, "slowonly_r50": 224, "slowonly_r101": 224}
+_FACEBOOK: tuple[Triple, Triple] = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+_IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class ClipNet:
+    """A clip network and what it wants to be shown.
+
+    Attributes:
+        name: one of `NAMES`; for a checkpoint file, that of the network it holds ("x3d_s" for
+            X3D-M too, which is the same network).
+        net: in eval mode; `forward_features` takes (B, 3, T, H, W) to (B, C, t, h, w), and
+            `forward` to logits (B, classes).
+        mean: of pixels in [0, 1], as these weights were trained.
+        std: likewise.
+        side: the shorter side, in pixels, that it looks at by default.
+        every_frame: False where one frame of each tubelet is enough (t = T); True where the
+            network strides in time and is given all frames (t is about T / 8).
+        least_frames: the shortest clip it takes.
+    """
+
+    name: str
+    net: nn.Module
+    mean: Triple
+    std: Triple
+    side: int
+    every_frame: bool
+    least_frames: int = 1
+
+
+class TorchvisionNet(nn.Module):
+    """One of torchvision's video networks, with the feature map before its pooling."""
+
+    def __init__(self, net: nn.Module, parts: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.parts = parts
+
+    def forward_features(self, clip: Tensor) -> Tensor:
+        """Clip (B, 3, T, H, W) to the feature map (B, C, t, h, w)."""
+        for part in self.parts:
+            clip = self.net.get_submodule(part)(clip)
+        return clip
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clip (B, 3, T, H, W) to logits (B, 400)."""
+        logits: Tensor = self.net(clip)
+        return logits
 
 
 def knows(source: str) -> bool:
-    """Whether `source` names one."""
-    return False
+    """Whether `source` is a name in `NAMES`, or the path of a checkpoint.
+
+    That is told by its suffix, or by its folder where there is a file of that name in it.
+    """
+    path = Path(source)
+    looks_like_one = path.suffix.lower() in SUFFIXES or (path.name != source and path.is_file())
+    return source in NAMES or looks_like_one
 
 
-def load(source: str, pretrained: bool = True):  # type: ignore[no-untyped-def]
-    """The network behind a name."""
-    raise NotImplementedError
+def load(source: str, pretrained: bool = True) -> ClipNet:
+    """A clip network by name, or out of a checkpoint of PyTorchVideo's or mmaction2's.
+
+    Args:
+        source: one of `NAMES`, or a path. A name's weights are downloaded once, into torch.hub's
+            folder; of a file, everything is read off what it holds.
+        pretrained: load weights; False gives random ones, drawn from PyTorch's global generator.
+            Names only: what is in a file is loaded.
+
+    Raises:
+        ProposalError: neither a name nor a file, weights out of reach, or a file that does not
+            hold an X3D or a SlowOnly.
+    """
+    if source not in NAMES and not knows(source):
+        raise ProposalError(
+            f"expected one of {', '.join(NAMES)} or the path of a checkpoint, got {source!r}"
+        )
+    with torch.device("cpu"):
+        if source in _TORCHVISION:
+            return _torchvision(source, pretrained)
+        if source not in NAMES:
+            held = checkpoints.load(Path(source))
+            return _clip_net(held.name, held)
+        if not pretrained:
+            return _clip_net(source, checkpoints.Checkpoint(source, "", _random(source)))
+        try:
+            path = hub.fetch(_URLS[source])
+        except Exception as error:  # whatever the HTTP stack of the day raises
+            raise _out_of_reach(source, _URLS[source], error) from error
+        return _clip_net(source, checkpoints.load(path))
+
+
+def _clip_net(name: str, held: checkpoints.Checkpoint) -> ClipNet:
+    # mmaction2 ported X3D from its authors, and trained SlowOnly itself, from ImageNet's weights
+    own = held.layout == "mmaction2" and held.name.startswith("slowonly")
+    mean, std = _IMAGENET if own else _FACEBOOK
+    return ClipNet(name, held.net, mean, std, _SIDES.get(name, 160), every_frame=False)
+
+
+def _random(name: str) -> nn.Module:
+    if name.startswith("x3d"):
+        return x3d.X3D(first_norm=False).eval()  # as in the checkpoint that goes by this name
+    return slowonly.SlowOnly(depths=slowonly.DEPTHS[int(name.removeprefix("slowonly_r"))]).eval()
+
+
+def _torchvision(name: str, pretrained: bool) -> ClipNet:
+    from torchvision.models import get_model, get_model_weights
+
+    weights = get_model_weights(name).DEFAULT
+    try:
+        if pretrained and not hub.downloaded(weights.url).is_file():
+            hub.check_reachable(weights.url)
+        with torch.random.fork_rng(devices=[], enabled=pretrained):
+            net = get_model(name, weights=weights if pretrained else None, progress=False)
+    except Exception as error:
+        raise _out_of_reach(name, weights.url, error) from error
+    seen = weights.transforms()
+    mean, std = ((float(x), float(y), float(z)) for x, y, z in (seen.mean, seen.std))
+    adapter = TorchvisionNet(net, _TORCHVISION[name]).eval()
+    striding = name != "mc3_18"
+    return ClipNet(name, adapter, mean, std, _SIDES[name], striding, 5 if name == "s3d" else 1)
+
+
+def _out_of_reach(name: str, url: str, error: Exception) -> ProposalError:
+    instead = f"put that file into {hub.downloaded(url).parent}"
+    if name in _URLS:
+        instead = "download that file elsewhere and give its path instead of the name"
+    return ProposalError(
+        f"cannot download the weights of {name} from {url} ({one_line(error)}): {instead}; "
+        'the embedded "efficientnet_lite0" needs no download'
+    )

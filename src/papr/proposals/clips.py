@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from papr.errors import ProposalError
 from papr.proposals.scorers import NetScorer
 
 #: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
 REFERENCE_FRAMES = 8
+
+_AT_ONCE = 4  # frames of a clip; all at once would take more memory than a pruned host does
 
 
 class FramesScorer(NetScorer):
@@ -27,6 +30,12 @@ class FramesScorer(NetScorer):
     def forward(self, clip: Tensor) -> Tensor:
         """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
         frames = clip[:, :, :: self.tubelet].transpose(1, 2)
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return self._scores(frames)
+        return torch.cat([self._scores(some) for some in frames.split(_AT_ONCE, dim=1)], dim=1)
+
+    def _scores(self, frames: Tensor) -> Tensor:
+        """Frames (B, t, 3, H, W) to scores (B, t, h, w)."""
         scores: Tensor = super().forward(frames.flatten(0, 1))
         return scores.view(*frames.shape[:2], *scores.shape[1:])
 
@@ -36,19 +45,31 @@ class ClipScorer(NetScorer):
 
     Args:
         step: of how many frames it is to see one, where `size` does not say.
+        least: the fewest frames it takes.
         net: the network, and further arguments, as for `NetScorer`.
     """
 
     axes = 3
 
-    def __init__(self, step: int, net: nn.Module, *args: Any) -> None:
+    def __init__(self, step: int, least: int, net: nn.Module, *args: Any) -> None:
         super().__init__(net, *args)
         self.step = step
+        self.least = least
 
     @torch.no_grad()
     def forward(self, clip: Tensor) -> Tensor:
-        """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
-        x = self._renormalise(resize_clip(clip, self._target(clip)).to(self.dtype))
+        """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32.
+
+        Raises:
+            ProposalError: the clip is too short for the network.
+        """
+        size = self._target(clip)
+        if size[0] < self.least:
+            raise ProposalError(
+                f"expected at least {self.least} frames for the proposal, got {size[0]} of a clip "
+                f"of {clip.shape[2]}"
+            )
+        x = self._renormalise(resize_clip(clip, size).to(self.dtype))
         return self._look(x, clip)
 
     def _target(self, clip: Tensor) -> tuple[int, int, int]:

@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
+
+Convolution = nn.Conv2d | nn.Conv3d
+Norm = nn.BatchNorm2d | nn.BatchNorm3d
 
 _TOLERANCE = 1e-3  # relative to the largest value; folding itself moves values by about 1e-6
 
@@ -20,7 +24,7 @@ def cheapen(net: nn.Module, call: str, example: Tensor) -> nn.Module:
     Args:
         net: any ConvNet; left as it is.
         call: the method that is used, "forward" or "forward_features".
-        example: an input of a size the network takes, (1, 3, h, w).
+        example: an input of a size the network takes, (1, 3, h, w) or (1, 3, t, h, w).
 
     Returns:
         The cheapest copy that gives the same answer on `example` as the original: fused and
@@ -109,19 +113,17 @@ def _simplify_padding(net: nn.Module, call: str, example: Tensor) -> nn.Module:
     return net
 
 
-def _conv_norm_pairs(
-    net: nn.Module, call: str, example: Tensor
-) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _conv_norm_pairs(net: nn.Module, call: str, example: Tensor) -> list[tuple[Convolution, Norm]]:
     """(convolution, norm): the norm's input was that convolution's output, each called once."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are held, so ids stay theirs
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    outputs: dict[int, tuple[Convolution, Tensor]] = {}  # the tensors are held, so ids stay theirs
+    pairs: list[tuple[Convolution, Norm]] = []
     calls: dict[nn.Module, int] = {}
 
     def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Convolution):
             outputs[id(output)] = (module, output)
-        elif isinstance(module, nn.BatchNorm2d) and id(args[0]) in outputs:
+        elif isinstance(module, Norm) and id(args[0]) in outputs:
             pairs.append((outputs[id(args[0])][0], module))
 
     handles = [m.register_forward_hook(after) for m in net.modules() if _is_plain(m)]
@@ -135,7 +137,14 @@ def _conv_norm_pairs(
 
 def _is_plain(module: nn.Module) -> bool:
     """A convolution that uses its weight as it is, or a batch norm with running statistics."""
-    if isinstance(module, nn.BatchNorm2d):
-        known = type(module) is nn.BatchNorm2d or type(module).__name__ == "BatchNormAct2d"
+    if is_parametrized(module):
+        return False
+    if isinstance(module, Norm):
+        plain = type(module) in (nn.BatchNorm2d, nn.BatchNorm3d)
+        known = plain or type(module).__name__ == "BatchNormAct2d"
         return known and module.running_mean is not None
-    return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
+    # torchvision's video networks derive convolutions that differ in how they are made alone
+    return isinstance(module, Convolution) and (
+        type(module).forward in (nn.Conv2d.forward, nn.Conv3d.forward)
+        or type(module).__name__ == "Conv2dSame"
+    )

@@ -73,7 +73,7 @@ class Proposal:
         self.function: Callable[[Tensor], Tensor] | None = None
         self.net: nn.Module | None = None
         self.clips = False  # whether the network looks at clips
-        self._side, self._every_frame = DEFAULT_SIZE, True
+        self._side, self._every_frame, self._least_frames = DEFAULT_SIZE, True, 1
         self._call = "forward"
         self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
         self._lock = threading.Lock()
@@ -96,7 +96,8 @@ class Proposal:
         if not clip_nets.knows(source):
             return _load(source, pretrained)
         found = clip_nets.load(source, pretrained)
-        self.clips, self._side, self._every_frame = True, found.side, found.every_frame
+        self.clips, self._side = True, found.side
+        self._every_frame, self._least_frames = found.every_frame, found.least_frames
         self.name = found.name
         if self.mean is None:
             self.mean, self.std = found.mean, found.std
@@ -110,12 +111,7 @@ class Proposal:
         self._call = "forward_features" if hasattr(net, "forward_features") else "forward"
         net = copy.deepcopy(net).cpu().float()
         errors = []
-        examples = _example_clips(self.size, self._side)
-        if not self.named:
-            examples = _examples(self.size) + examples
-        elif not self.clips:
-            examples = _examples(self.size)
-        for example in examples:
+        for example in self._examples():
             try:
                 self.net = cheapen(net, self._call, example)
                 features = getattr(self.net, self._call)(example)
@@ -131,6 +127,14 @@ class Proposal:
                 f"it failed: {one_line(first)}"
             ) from first
         _check_map(features, self.name, getattr(net, "num_features", None), example)
+
+    def _examples(self) -> list[Tensor]:
+        """What to try the network on: images, clips, or where nothing is known one then other."""
+        if self.clips:  # known to work: half its side will do
+            return [_example_clip(self.size, self._side // 2)]
+        if self.named:
+            return _example_images(self.size)
+        return [*_example_images(self.size), _example_clip(self.size, self._side)]
 
     def scorer(
         self,
@@ -173,7 +177,8 @@ class Proposal:
             if chosen is None and self.named and reference:
                 run_at = (REFERENCE_FRAMES, self._side, self._side)
             step = 1 if self._every_frame else tubelet
-            return ClipScorer(step, net, self._call, run_at, default, affine).eval()
+            least = self._least_frames
+            return ClipScorer(step, least, net, self._call, run_at, default, affine).eval()
 
     def _check_fits(self, size: ProposalSize, tubelet: int) -> None:
         if self.clips and not tubelet:
@@ -258,7 +263,7 @@ def _load(name: str, pretrained: bool) -> nn.Module:
         ) from error
 
 
-def _examples(size: ProposalSize) -> list[Tensor]:
+def _example_images(size: ProposalSize) -> list[Tensor]:
     """Images to try a network on: of the size it is to run at, or of the usual ones."""
     sizes = [(DEFAULT_SIZE, DEFAULT_SIZE), (224, 224)]
     if isinstance(size, tuple):
@@ -269,14 +274,14 @@ def _examples(size: ProposalSize) -> list[Tensor]:
     return [torch.rand(1, 3, *shape, generator=generator) for shape in sizes]
 
 
-def _example_clips(size: ProposalSize, side: int) -> list[Tensor]:
-    """A short clip to try a network on."""
+def _example_clip(size: ProposalSize, side: int) -> Tensor:
+    """A short clip to try a network on, of the size it is to run at, or of `side` pixels."""
     if isinstance(size, tuple):
         shape = size if len(size) == 3 else (REFERENCE_FRAMES, *size)
     else:
         side = size if isinstance(size, int) else side
         shape = (REFERENCE_FRAMES, side, side)
-    return [torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))]
+    return torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _what(example: Tensor) -> str:

@@ -38,7 +38,6 @@ class ReusingScorer(Scorer):
         self.threshold = threshold
         self._streams = threading.local()
 
-    @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W) to scores (B, t, h, w), some of them those of an earlier clip.
 
@@ -47,12 +46,19 @@ class ReusingScorer(Scorer):
         """
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             raise ConfigError("expected reuse=1 in compiled or exported code, got reuse > 1")
+        if torch.is_grad_enabled():
+            scores: Tensor = self.scorer(pixels)
+            return scores
+        return self._continued(pixels)
+
+    def _continued(self, pixels: Tensor) -> Tensor:
+        """The scores of a call that goes on with the streams of the last one, where it can."""
         picture = _thumbnail(pixels)
         seen: tuple[Tensor, Tensor, Tensor] | None = getattr(self._streams, "seen", None)
         if seen is None or seen[0].shape != picture.shape or seen[0].dtype != picture.dtype:
-            scores: Tensor = self.scorer(pixels)
-            self._streams.seen = picture, scores, torch.ones(len(picture), dtype=torch.long)
-            return scores
+            new: Tensor = self.scorer(pixels)
+            self._streams.seen = picture, new, torch.ones(len(picture), dtype=torch.long)
+            return new
         pictures, scores, served = (part.clone() for part in seen)
         changed = (picture - pictures).abs().mean(1).flatten(1).amax(1) > self.threshold
         stale = (changed.cpu() | (served >= self.clips)).nonzero().squeeze(1)

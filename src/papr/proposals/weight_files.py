@@ -1,0 +1,103 @@
+"""Weights out of a file that somebody else wrote, without running any code in it."""
+
+import contextlib
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from papr.errors import ProposalError, one_line
+
+SUFFIXES = (".pth", ".pt", ".pyth", ".safetensors")
+#: Where the projects that write checkpoints put the weights.
+_WRAPPERS = ("model_state", "state_dict")
+#: How the lines begin with which torch.load leads up to what it could not read.
+_ADVICE = ("Weights only load failed", "Please file an issue")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by name, on the CPU.
+
+    Args:
+        path: safetensors by its suffix, anything else as torch.save wrote it: the weights under
+            "model_state", under "state_dict", or bare. What else lies beside them (training
+            records, configurations) is passed over. A common prefix "module." is dropped.
+
+    Raises:
+        ProposalError: no file, an empty one, one that cannot be read or that holds no tensors.
+    """
+    if not path.is_file():
+        raise ProposalError(f"expected a checkpoint file, {path} is none")
+    if path.stat().st_size == 0:
+        raise ProposalError(f"expected a checkpoint, {path} is empty")
+    try:
+        content = _unpack(path)
+    except Exception as error:  # whatever a damaged file makes the unpickler raise
+        raise ProposalError(
+            f"cannot read the checkpoint {path} ({_reason(error)}): damaged, or no file of weights"
+        ) from error
+    return _weights(content, path)
+
+
+def _unpack(path: Path) -> Any:
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    with _stand_ins(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without torch.load's advice to run the file's code or to report a bug."""
+    lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(_ADVICE)]
+    return f"{type(error).__name__}: {said[0]}" if said else one_line(error)
+
+
+class _StandIn:
+    """Takes the place of whatever class a checkpoint names, and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def _stand_ins(path: Path) -> Iterator[None]:
+    """Let torch.load read past objects it does not trust, without importing or running them.
+
+    mmaction2's checkpoints carry training records (mmengine's HistoryBuffer, NumPy arrays), at
+    which `weights_only=True` stops.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError):
+        names = []  # the format before torch 1.6 cannot be asked; torch.load then decides
+    with torch.serialization.safe_globals([(_StandIn, name) for name in names]):
+        yield
+
+
+def _weights(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, dict):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+                break
+    if not isinstance(content, dict) or not content:
+        got = "an empty dict" if content == {} else type(content).__name__
+        raise ProposalError(f"expected a dict of tensors in {path}, got {got}")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ProposalError(
+                f"expected tensors by name in {path}, bare or under "
+                f"{' or '.join(map(repr, _WRAPPERS))}, got {type(value).__name__} under {key!r}"
+            )
+    prefix = "module." if all(key.startswith("module.") for key in content) else ""
+    return {key[len(prefix) :]: value for key, value in content.items()}
