@@ -6,14 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from papr.draw import INK, LOW, MIDDLE, PAPER, heat_map, kept_patches, panel
 from papr.errors import VideoError
 from papr.files import atomic
 
-_LABEL, _FULL = 15, 36  # pixels: the strip's line of text, and a bar of 100 %
+_LABEL, _FULL = 17, 36  # pixels: the strip's line of text, and a bar of 100 %
 _BAR, _RULE = (178, 190, 205), (150, 150, 150)
 _GIF_WIDTH = 480  # pixels
 _GIF_SAMPLE = 12  # frames that the palette is made of
@@ -77,7 +77,7 @@ def _with_strip(picture: Image.Image, fractions: Sequence[float], now: int) -> I
     strip = _LABEL + _FULL + 2
     sheet = Image.new("RGB", (picture.width, picture.height + strip), PAPER)
     sheet.paste(picture, (0, 0))
-    pen = ImageDraw.Draw(sheet)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     foot, width = sheet.height - 1, picture.width / len(fractions)
     gap = 2 if width > 4 else 1
     for t, fraction in enumerate(fractions):
@@ -85,7 +85,7 @@ def _with_strip(picture: Image.Image, fractions: Sequence[float], now: int) -> I
         box = (left, foot - round(_FULL * fraction), right, foot)
         pen.rectangle(box, fill=MIDDLE if t == now else _BAR)
     pen.line((0, foot - _FULL, picture.width, foot - _FULL), fill=_RULE)
-    pen.text((2, picture.height + 1), "kept of each tubelet; the line is 100%", fill=INK)
+    pen.text((2, picture.height + 1), "kept of each tubelet; the line is 100%", fill=INK, font=font)
     return sheet
 
 

@@ -61,7 +61,9 @@ class PyAVVideo(Video):
         self._stream = self._container.streams.best("video")
         if self._stream is None:
             raise VideoError(f"cannot read the video {self.path}: expected a video stream, none")
-        self._stream.thread_type = "AUTO"
+        # Not by frames: threads that decode ahead may log, for which they need the interpreter's
+        # lock, while closing the file waits for them and holds it (seen with PyAV 14.1).
+        self._stream.thread_type = "SLICE"
         self._coming = self._numbered()
         self._last: int | None = None  # stamp of the last frame decoded
 

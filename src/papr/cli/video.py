@@ -1,0 +1,356 @@
+"""`papr video`: see what is kept of a clip over time, and what that saves."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from papr.cli.common import (
+    ProposalName,
+    ProposalSize,
+    describe_device,
+    environment,
+    out,
+    parse_proposal_size,
+    pick_device,
+    progress,
+    speed_table,
+)
+from papr.compare import Row, compare, twin
+from papr.config import DEFAULT_PROPOSAL, PruneConfig
+from papr.errors import ConfigError
+from papr.files import write_text
+from papr.hosts.inputs import pixel_shape
+from papr.hub import VIDEO_HOSTS, create_video
+from papr.proposals import Proposal
+from papr.pruning import prune, selection
+from papr.selecting import Selection
+from papr.video import POLICIES, Video, View, average_views, open_video, views
+from papr.video.overlay import overlay, write_gif, write_mp4
+from papr.video.sampling import IMAGENET_MEAN, IMAGENET_STD, normalise, read_crops, window
+
+_SIDE = 336  # pixels of a shown frame, about; whole pixels for each patch
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WINDOWS = 8
+_TOP = 5
+
+
+class _Seen(NamedTuple):
+    """What the pruned host made of one window."""
+
+    mask: Tensor  # (t, h, w) bool
+    scores: Tensor  # (t, h, w)
+    indices: Tensor  # (K,)
+    logits: Tensor  # (classes,)
+
+
+def video(
+    clip: Annotated[Path, typer.Argument(help="A video, in any container FFmpeg reads.")],
+    keep: Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep < 1.")] = 0.35,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
+        "papr-video"
+    ),
+    model: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(VIDEO_HOSTS)} (random weights, no download); or a name on the "
+            "Hugging Face hub, or a folder of transformers' save_pretrained."
+        ),
+    ] = "videomae_base",
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
+    score: Annotated[
+        str,
+        typer.Option(
+            help='"significance", or "motion": what changes counts more (static cameras).'
+        ),
+    ] = "significance",
+    windows: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"How many, one behind the other; by default up to {_WINDOWS}."),
+    ] = None,
+    start: Annotated[
+        list[float] | None,
+        typer.Option(help="A window that starts at this second; may be given several times."),
+    ] = None,
+    stride: Annotated[int, typer.Option(min=1, help="Video frames per frame of a window.")] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Timed turns, dense and pruned; 0 leaves timing out.")
+    ] = 3,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    decoder: Annotated[str, typer.Option(help="auto, torchcodec or pyav.")] = "auto",
+) -> None:
+    """Prune a video model on a clip and write an overlay of what it kept.
+
+    A video host looks at windows: 16 frames or so, every fourth of the video. A small ConvNet
+    scores their patches in space and time, and only the best enter the host. Written to the folder:
+
+    CLIP-papr.mp4 and .gif, the kept patches bright and the rest dimmed, beside them the
+    significance map, below them the fraction kept at each moment; and CLIP-papr.json with the kept
+    patches and all that is printed: that fraction, GMACs and time dense against pruned and, where
+    the model is trained, the five likeliest classes of both.
+
+    For instance: papr video clip.mp4 --keep 0.35 --start 2 --start 5.5 --score motion
+    """
+    config = PruneConfig(keep, proposal_size=parse_proposal_size(proposal_size), score=score)
+    if config.keep == 1:
+        raise ConfigError("expected --keep below 1, got 1: the dense model has nothing to show")
+    if windows is not None and start:
+        raise ConfigError("expected --windows or --start, got both")
+    target = pick_device(device)
+    with open_video(clip, decoder) as source:
+        out.print(
+            f"{clip.name}: {source.frames} frames of {source.width} x {source.height} at "
+            f"{source.fps:g} per second, read by {source.backend}",
+            highlight=False,
+        )
+        who = Proposal(proposal)
+        host, pretrained = create_video(model)
+        host = host.to(target)
+        shape = _clip_shape(host, model)
+        chosen = _windows(source, shape, stride, windows, start)
+        config = _with_statistics(config, host, who)
+        weights = "pretrained" if pretrained else "random weights"
+        out.print(f"{model} ({weights}), keep {keep:g}, {describe_device(target)}", highlight=False)
+        seen, dense = _look(source, chosen, host, config, target, compared=pretrained)
+        pictures = _draw(source, chosen, seen)
+    fps = source.fps / stride if source.fps else 7.0
+    files = {kind: out_dir / f"{clip.stem}-papr.{kind}" for kind in ("mp4", "gif", "json")}
+    codec = write_mp4(files["mp4"], pictures, fps)
+    write_gif(files["gif"], pictures, fps)
+    out.print(_kept_table(source, chosen, seen))
+    top = _top(host, seen, dense) if pretrained else None
+    if top is None:
+        out.print(
+            "[yellow]The host's weights are random, so its answers mean nothing: no top-5. What is "
+            "kept is the proposal's choice, and real.[/yellow]"
+        )
+    else:
+        out.print(_top_table(top, len(chosen)))
+    rows = _time(source, chosen[0], host, config, target, rounds) if rounds else []
+    if rows:
+        out.print(speed_table(rows, "clip"))
+    report = {
+        "command": " ".join(["papr", *sys.argv[1:]]),
+        "clip": _clip_facts(source),
+        "model": model,
+        "weights": "pretrained" if pretrained else "random",
+        "proposal": who.name,
+        "keep": keep,
+        "score": score,
+        "stride": stride,
+        "codec": codec,
+        "windows": _window_facts(source, chosen, seen),
+        "top5": top,
+        "speed": [row.to_dict() for row in rows],
+        "environment": environment(target),
+    }
+    write_text(files["json"], json.dumps(report, indent=1) + "\n")
+    out.print("written: " + ", ".join(str(file) for file in files.values()), soft_wrap=True)
+
+
+def _clip_shape(host: nn.Module, name: str) -> tuple[int, int]:
+    """(frames, side) of the clips that the host takes."""
+    shape = pixel_shape(host)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ConfigError(
+            f"expected a --model of square clips (T, C, S, S), got {name!r} of {shape}"
+        )
+    return shape[0], shape[2]
+
+
+def _windows(
+    source: Video,
+    shape: tuple[int, int],
+    stride: int,
+    windows: int | None,
+    starts: list[float] | None,
+) -> list[View]:
+    """One view for each window: the centre crop."""
+    length, side = shape
+    policy = replace(
+        POLICIES["consecutive"],
+        clip=length,
+        size=side,
+        stride=stride,
+        windows=_WINDOWS if windows is None else windows,
+    )
+    found = views(policy, source.frames, source.height, source.width)
+    if not starts:
+        return found
+    chosen = []
+    for seconds in starts:
+        first = round(seconds * source.fps)
+        if not 0 <= first < source.frames:
+            raise ConfigError(
+                f"expected --start within the video's {source.frames / source.fps:.2f} s, "
+                f"got {seconds:g}"
+            )
+        frames = window(source.frames, first, length, stride)
+        chosen.append(replace(found[0], frames=frames))
+    return chosen
+
+
+def _with_statistics(config: PruneConfig, host: nn.Module, who: Proposal) -> PruneConfig:
+    """What the pixels are normalised with: ViViT's processor has its own, the others ImageNet's."""
+    halves = getattr(getattr(host, "config", None), "model_type", None) == "vivit"
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if halves else (IMAGENET_MEAN, IMAGENET_STD)
+    return replace(config, proposal=who, mean=mean, std=std)
+
+
+def _pixels(source: Video, view: View, config: PruneConfig, device: torch.device) -> Tensor:
+    """(1, T, 3, S, S), normalised for the host."""
+    assert config.mean is not None
+    assert config.std is not None
+    return normalise(read_crops(source, [view]), config.mean, config.std).to(device)
+
+
+@torch.inference_mode()
+def _look(
+    source: Video,
+    chosen: list[View],
+    host: nn.Module,
+    config: PruneConfig,
+    device: torch.device,
+    compared: bool,
+) -> tuple[list[_Seen], list[Tensor]]:
+    """Each window through the pruned host, and through the dense one where answers count."""
+    pruned = prune(twin(host), config)
+    seen, dense = [], []
+    with progress("looking") as bar:
+        for view in bar.track(chosen):
+            pixels = _pixels(source, view, config, device)
+            logits = pruned(pixels).logits[0].float().cpu()
+            kept: Selection = selection(pruned)
+            assert kept.scores is not None
+            mask, scores, indices = kept.mask()[0], kept.scores[0], kept.indices[0]
+            seen.append(_Seen(mask.cpu(), scores.cpu(), indices.cpu(), logits))
+            if compared:
+                dense.append(host(pixels).logits[0].float().cpu())
+    return seen, dense
+
+
+def _draw(source: Video, chosen: list[View], seen: list[_Seen]) -> list[Any]:
+    """The overlay of all windows, one after the other."""
+    grid = seen[0].mask.shape
+    side = round(_SIDE / grid[2]) * grid[2] if grid[2] <= _SIDE else grid[2]
+    crop = replace(POLICIES["uniform"], size=side)
+    (whole,) = views(crop, source.frames, source.height, source.width)
+    shown = [replace(whole, frames=view.frames) for view in chosen]
+    frames = read_crops(source, shown).flatten(0, 1).permute(0, 2, 3, 1)
+    mask, scores = (torch.cat([getattr(one, name) for one in seen]) for name in ("mask", "scores"))
+    fractions = mask.float().mean((1, 2)).repeat_interleave(len(frames) // len(mask))
+    numbers = [number for view in chosen for number in view.frames]
+    captions = [
+        f"{_seconds(source, number):.1f} s   kept {fraction:.0%}"
+        for number, fraction in zip(numbers, fractions.tolist(), strict=True)
+    ]
+    return overlay(frames, mask, scores, captions)
+
+
+def _seconds(source: Video, frame: int) -> float:
+    return frame / source.fps if source.fps else 0.0
+
+
+def _fractions(one: _Seen) -> list[float]:
+    """The kept fraction of each tubelet."""
+    return [round(fraction, 4) for fraction in one.mask.float().mean((1, 2)).tolist()]
+
+
+def _kept_table(source: Video, chosen: list[View], seen: list[_Seen]) -> Table:
+    table = Table(
+        "seconds", "kept", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
+    )
+    table.title = f"kept of each tubelet, {len(chosen[0].frames) // len(seen[0].mask)} frames each"
+    table.add_column("least", justify="right")
+    table.add_column("most", justify="right")
+    highest = max(max(_fractions(one)) for one in seen)
+    for view, one in zip(chosen, seen, strict=True):
+        fractions = _fractions(one)
+        bars = "".join(_BLOCKS[min(7, int(8 * f / highest))] for f in fractions)
+        span = f"{_seconds(source, view.frames[0]):.1f} - {_seconds(source, view.frames[-1]):.1f}"
+        table.add_row(span, bars, f"{min(fractions):.0%}", f"{max(fractions):.0%}")
+    return table
+
+
+def _top(host: nn.Module, seen: list[_Seen], dense: list[Tensor]) -> dict[str, list[Any]]:
+    """The likeliest classes (name, probability), means over the windows."""
+    names = getattr(getattr(host, "config", None), "id2label", {})
+    answers = {"pruned": [one.logits for one in seen], "dense": dense}
+    top = {}
+    for who, logits in answers.items():
+        mean = average_views(torch.stack(logits))
+        best = mean.topk(min(_TOP, len(mean)))
+        top[who] = [
+            [str(names.get(int(i), int(i))), round(float(p), 4)]
+            for p, i in zip(best.values, best.indices, strict=True)
+        ]
+    return top
+
+
+def _top_table(top: dict[str, list[Any]], windows: int) -> Table:
+    table = Table("dense", "pruned", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.title = f"likeliest classes, mean of {windows} windows"
+    table.title_justify = "left"
+    for pair in zip(top["dense"], top["pruned"], strict=True):
+        table.add_row(*(f"{name} {probability:.1%}" for name, probability in pair))
+    return table
+
+
+def _time(
+    source: Video,
+    view: View,
+    host: nn.Module,
+    config: PruneConfig,
+    device: torch.device,
+    rounds: int,
+) -> list[Row]:
+    with open_video(source.path, source.backend) as again:
+        pixels = _pixels(again, view, config, device)
+    with progress("timing") as bar:
+        task = bar.add_task("timing", total=2 * (rounds + 1))
+        return compare(
+            host,
+            pixels,
+            [config.keep],
+            rounds=rounds,
+            warmup=1,
+            each_turn=lambda: bar.advance(task),
+            proposal=config.proposal,
+            proposal_size=config.proposal_size,
+            score=config.score,
+            mean=config.mean,
+            std=config.std,
+        )
+
+
+def _clip_facts(source: Video) -> dict[str, Any]:
+    return {
+        "path": str(source.path),
+        "frames": source.frames,
+        "fps": source.fps,
+        "size": [source.height, source.width],
+        "decoder": source.backend,
+    }
+
+
+def _window_facts(source: Video, chosen: list[View], seen: list[_Seen]) -> list[dict[str, Any]]:
+    return [
+        {
+            "frames": list(view.frames),
+            "seconds": [round(_seconds(source, view.frames[i]), 3) for i in (0, -1)],
+            "resized": list(view.resized),
+            "crop": [view.top, view.left, view.size, view.size],
+            "grid": list(one.mask.shape),
+            "kept_per_tubelet": _fractions(one),
+            "kept": one.indices.tolist(),
+        }
+        for view, one in zip(chosen, seen, strict=True)
+    ]
