@@ -64,7 +64,8 @@ Attention = Annotated[
 Score = Annotated[
     str,
     typer.Option(
-        help='Video: "significance" as in the paper, or "motion": mixed with what changes.'
+        help='Video: "significance" as in the paper, or "motion": what changes counts too '
+        "(static cameras)."
     ),
 ]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from papr.cli.common import (
     ProposalName,
     ProposalSize,
+    Score,
     describe_device,
     environment,
     out,
@@ -66,12 +67,7 @@ def video(
     ] = "videomae_base",
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
-    score: Annotated[
-        str,
-        typer.Option(
-            help='"significance", or "motion": what changes counts more (static cameras).'
-        ),
-    ] = "significance",
+    score: Score = "significance",
     windows: Annotated[
         int | None,
         typer.Option(min=1, help=f"How many, one behind the other; by default up to {_WINDOWS}."),
