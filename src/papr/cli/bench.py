@@ -76,6 +76,7 @@ def bench(
     multiply-accumulates alone would give; measured/ideal says how much of it arrives.
     """
     keeps = [k for k in parse_keeps(keep) if k < 1]
+    batches = None if batch is None else _batches(batch)
     dtypes = parse_list(dtype, lambda name: DTYPES[name], "--dtype")
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
@@ -84,9 +85,7 @@ def bench(
     host = _create(model)
     shape = pixel_shape(host)
     unit = "image" if len(shape) == 3 else "clip"
-    batches = parse_list(batch or {"image": "1,8", "clip": "1"}[unit], int, "--batch")
-    if min(batches) < 1:
-        raise ConfigError(f"expected --batch of at least 1, got {min(batches)}")
+    batches = batches or {"image": [1, 8], "clip": [1]}[unit]
 
     out.print(f"{model} (random weights), {describe_device(target)}, torch {torch.__version__}")
     if unit == "clip":
@@ -135,6 +134,13 @@ def bench(
         }
         write_text(json_file, json.dumps(report, indent=1) + "\n")
         out.print(f"written to {json_file}")
+
+
+def _batches(text: str) -> list[int]:
+    numbers = parse_list(text, int, "--batch")
+    if min(numbers) < 1:
+        raise ConfigError(f"expected --batch of at least 1, got {min(numbers)}")
+    return numbers
 
 
 def _create(name: str) -> torch.nn.Module:
