@@ -61,10 +61,9 @@ def test_under_a_static_camera_what_moves_stays() -> None:
     def noise(pixels: torch.Tensor) -> torch.Tensor:
         return torch.rand(len(pixels), 4, 4, 4, generator=generator)
 
-    papr.prune(model, 7 / 64, noise, score="motion", motion_weight=0.9)(clip)
+    papr.prune(model, 8 / 64, noise, score="motion", motion_weight=0.9)(clip)
     kept = papr.selection(model).mask()[0]
     walk = torch.zeros(4, 4, 4, dtype=torch.bool)
     for t in range(4):  # where it is, and what it uncovers; the first tubelet looks ahead
-        walk[t, 1, [t, max(t - 1, 0) if t else 1]] = True
-    assert torch.equal(kept, walk & kept)
-    assert kept.sum() == 7
+        walk[t, 1, [t, t - 1 if t else 1]] = True
+    assert torch.equal(kept, walk)

@@ -231,7 +231,7 @@ def test_maps_and_tokens_of_another_batch_are_refused() -> None:
             return x.mean(0, keepdim=True)
 
     model = papr.prune(CASES["augreg"].build(), 0.5, Averaging())
-    with pytest.raises(papr.ProposalError, match="a map for each of 3 images"):
+    with pytest.raises(papr.ProposalError, match="a map for each of 3 inputs"):
         model(torch.randn(3, 3, 64, 64))
     chosen = papr.select(torch.randn(2, 4, 4), 8)
     with pytest.raises(SelectionError, match=r"expected tokens \(2, 17, C\)"):

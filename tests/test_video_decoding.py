@@ -50,6 +50,7 @@ CASES = {
     "webm": ("a.webm", "libvpx-vp9", {"g": "8", "deadline": "realtime"}),
     "gif": ("a.gif", "gif", {}),
     "avi": ("a.avi", "mpeg4", {"bf": "2", "g": "12"}),  # B-frames without time stamps
+    "avi-h264": ("a.avi", "libx264", {"bf": "3", "g": "12"}),  # with stamps that are not true
     "ts": ("a.ts", "libx264", {"bf": "3", "g": "8"}),  # no frame count
     "raw": ("a.h264", "libx264", {"bf": "2", "g": "8"}),  # no time stamps at all
     "cut": ("a.mp4", "libx264", {"bf": "3", "g": "8"}),  # an edit list: shown from frame 5 on
@@ -83,6 +84,20 @@ def test_any_order_equals_decoding_in_turn(name: str, backend: str, tmp_path: Pa
         assert video.frames == len(expected) == (25 if name == "cut" else 30)
         for order in ([24], [17, 3, 24, 0, 3, 16], [18, 19], list(range(video.frames))):
             assert torch.equal(video.read(order), expected[order])
+
+
+@pytest.mark.parametrize("packets", [20, 40, 60])
+def test_a_stream_cut_out_of_a_longer_one_begins_where_it_can_be_shown(
+    packets: int, tmp_path: Path
+) -> None:
+    path = make("ts", tmp_path)
+    path.write_bytes(path.read_bytes()[188 * packets :])
+    expected = torch.from_numpy(decode_all(path))
+    assert 0 < len(expected) < 30
+    with open_video(path, "pyav") as video:
+        assert video.frames == len(expected)
+        order = [len(expected) - 1, 0, *range(len(expected))]
+        assert torch.equal(video.read(order), expected[order])
 
 
 @pytest.mark.skipif(bool(missing("torchcodec")), reason=missing("torchcodec") or "there")

@@ -14,7 +14,7 @@ from conftest import DEVICE, TOLERANCE
 from papr.baselines import centre_scores, random_scores
 from papr.proposals.scorers import NetScorer
 from tiny import prune
-from tiny_video import FRAMES, SMALL_VIDEO, VIDEO_CASES
+from tiny_video import SMALL_VIDEO, VIDEO_CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 
@@ -114,6 +114,26 @@ def test_hosts_that_cannot_be_pruned_say_why() -> None:
 
 
 @torch.no_grad()
+def test_no_selection_of_vjepa2_outlives_its_pass() -> None:
+    model = prune(VIDEO_CASES["hf_vjepa2"].build(depth=2), 0.5)
+    model(MAE.pixels(1))
+    with pytest.raises(papr.SelectionError, match="got tokens only"):
+        model.vjepa2.encoder.layer[0](torch.randn(1, 64, 48, device=DEVICE), None)
+
+
+def test_motion_takes_no_gradient_and_refuses_what_is_not_finite() -> None:
+    model, clips = prune(MAE.build(depth=1), 0.5, score="motion"), MAE.pixels(1).requires_grad_()
+    model(clips).logits.sum().backward()
+    assert clips.grad.abs().sum() > 0
+    assert not papr.selection(model).scores.requires_grad
+    broken = MAE.pixels(1)
+    broken[0, 3, 0, 5, 5] = float("nan")  # a frame that the proposal does not look at
+    if DEVICE.type == "cpu":
+        with pytest.raises(papr.ProposalError, match="expected finite scores"):
+            model(broken)
+
+
+@torch.no_grad()
 def test_a_mask_given_to_a_pruned_host_is_refused() -> None:
     model, clips = MAE.build(depth=1).videomae, MAE.pixels(1)
     mask = torch.arange(64, device=DEVICE).view(1, 64) < 16
@@ -125,17 +145,36 @@ def test_a_mask_given_to_a_pruned_host_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_an_image_proposal_sees_the_first_frame_of_each_tubelet() -> None:
-    """And its maps are stacked over time."""
-    model, clips = MAE.build(depth=1), MAE.pixels(2)
+@pytest.mark.parametrize("frames", [8, 10, 18])
+def test_an_image_proposal_sees_the_first_frame_of_each_tubelet(frames: int) -> None:
+    """And its maps are stacked over time, also where it looks at them in several goes."""
+    model = VIDEO_CASES["hf_vjepa2"].build(depth=1)
+    clips = torch.randn(2, frames, 3, 64, 64, device=DEVICE)
     who = papr.Proposal()
     papr.prune(model, 0.5, who, proposal_size=64)
     model(clips)
     scorer = who.scorer(torch.device("cpu"), torch.float32, 64)
     assert type(scorer) is NetScorer
-    by_hand = torch.stack([scorer(clips[:, frame].cpu()) for frame in (0, 2, 4, 6)], dim=1)
-    expected = papr.select(papr.significance_map(by_hand.unsqueeze(1), (4, 4, 4)), 32)
+    firsts = range(0, frames, 2)
+    by_hand = torch.stack([scorer(clips[:, frame].cpu()) for frame in firsts], dim=1)
+    grid = (frames // 2, 4, 4)
+    expected = papr.select(papr.significance_map(by_hand.unsqueeze(1), grid), frames * 4)
     assert torch.equal(papr.selection(model).indices.cpu(), expected.indices)
+
+
+@torch.no_grad()
+def test_the_proposal_sees_what_the_patches_cover() -> None:
+    """Of a clip that is no multiple of the patch the rest is cut off, as the host does."""
+    model = VIDEO_CASES["hf_vjepa2"].build(depth=1)
+    clips = torch.randn(1, 9, 3, 70, 75, device=DEVICE)
+    seen = []
+
+    def scores(pixels: Tensor) -> Tensor:
+        seen.append(pixels)
+        return pixels.mean(1)
+
+    papr.prune(model, 0.5, scores)(clips)
+    assert torch.equal(seen[0], clips[:, :8, :, :64, :64].transpose(1, 2))
 
 
 @torch.no_grad()
@@ -173,7 +212,11 @@ def test_image_hosts_refuse_the_options_of_video(options: dict, message: str) ->
         ({"motion_weight": True}, "motion_weight <= 1, got True"),
         ({"reuse": 0}, "number of clips from 1, got 0"),
         ({"reuse": 1.5}, "number of clips from 1, got 1.5"),
-        ({"reuse_threshold": -1}, "at least 0, got -1"),
+        ({"reuse": 2, "reuse_threshold": -1}, "at least 0, got -1"),
+        ({"reuse": 2, "reuse_threshold": float("inf")}, "finite reuse_threshold.*got inf"),
+        ({"reuse_threshold": 0.5}, "with reuse > 1, got 0.5 with 1"),
+        ({"motion_weight": 0.7}, "motion_weight with score=.motion., got 0.7"),
+        ({"score": "motion", "reference": True}, "significance.* in reference mode, got .motion"),
         ({"proposal_size": (8, 160, 0)}, "height, width"),
     ],
 )
@@ -211,6 +254,36 @@ def test_a_stream_is_looked_at_once_for_n_clips() -> None:
     assert looks.clips == 3  # at clips 1, 4 and 7
     same = [torch.equal(a, b) for a, b in itertools.pairwise(kept)]
     assert same == [True, True, False, True, True, False]
+
+
+@torch.no_grad()
+def test_a_slow_drift_is_noticed() -> None:
+    """The picture is compared with the one the map was made from, not with the last one."""
+    looks, model = Looks(), MAE.build(depth=1)
+    papr.prune(model, 0.5, looks, reuse=100, reuse_threshold=0.25)
+    clips = MAE.pixels(1)
+    counts = []
+    for _ in range(7):
+        model(clips)
+        counts.append(looks.clips)
+        clips = clips + 0.1
+    assert counts == [1, 1, 1, 2, 2, 2, 3]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(4, 64, 64), (8, 64, 128), (8, 32, 64)])
+def test_clips_of_another_shape_start_anew(shape: tuple[int, int, int]) -> None:
+    model = VIDEO_CASES["hf_vjepa2"].build(depth=1)
+    frames, height, width = shape
+    first = torch.zeros(2, 8, 3, 64, 64, device=DEVICE)
+    other = torch.randn(2, frames, 3, height, width, device=DEVICE) * 0.01
+    papr.prune(model, 0.5, reuse=9)(first)
+    model(other)
+    chosen = papr.selection(model)
+    alone = papr.prune(VIDEO_CASES["hf_vjepa2"].build(depth=1), 0.5)
+    alone(other)
+    assert chosen.grid == papr.selection(alone).grid == (frames // 2, height // 16, width // 16)
+    assert torch.equal(chosen.indices, papr.selection(alone).indices)
 
 
 @torch.no_grad()
@@ -261,8 +334,3 @@ def test_compiled_code_has_no_memory_and_says_so() -> None:
     with pytest.raises(Exception, match="expected reuse=1 in compiled or exported code"):
         compiled(MAE.pixels(1))
     torch._dynamo.reset()
-
-
-def test_clip_fixture_is_what_the_docstring_says() -> None:
-    assert MAE.pixels(1).shape == (1, FRAMES, 3, 64, 64)
-    assert MAE.grid() == (4, 4, 4)

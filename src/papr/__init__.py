@@ -13,6 +13,7 @@ Faster Inference", ECCV 2024, arXiv 2403.16020.
 
 from papr import baselines as baselines
 from papr import measure as measure
+from papr import video as video
 from papr.config import PruneConfig
 from papr.errors import (
     ConfigError,

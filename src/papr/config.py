@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -20,6 +21,7 @@ ProposalSize = Size | tuple[int, int, int]
 Triple = tuple[float, float, float]
 ATTENTION = ("dense", "kept")
 SCORES = ("significance", "motion")
+_MOTION_WEIGHT, _REUSE_THRESHOLD = 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class PruneConfig:
             are not selected take no part in window attention either, neither as queries nor as
             keys; faster, and further from the dense model).
         score: "significance" (the paper's), or of a video host "motion", which mixes it with how
-            much a tubelet changed since the last one; see `papr.motion`.
+            much each patch changed since the last tubelet; see `papr.motion`.
         motion_weight: the weight of that change, 0 to 1; the significance has the rest.
         reuse: of a video host, for how many clips of a stream the significance map serves, the
             one it was made from included. With gradients enabled every clip is looked at.
@@ -71,9 +73,9 @@ class PruneConfig:
     stages: tuple[int, ...] | None = None
     attention: str = "dense"
     score: str = "significance"
-    motion_weight: float = 0.5
+    motion_weight: float = _MOTION_WEIGHT
     reuse: int = 1
-    reuse_threshold: float = 0.25
+    reuse_threshold: float = _REUSE_THRESHOLD
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -92,7 +94,9 @@ class PruneConfig:
             if not isinstance(value, bool):
                 raise ConfigError(f"expected {name} to be True or False, got {value!r}")
         if not (
-            isinstance(self.proposal, str) or callable(self.proposal) or _is_made(self.proposal)
+            isinstance(self.proposal, str | os.PathLike)
+            or callable(self.proposal)
+            or _is_made(self.proposal)
         ):
             raise ConfigError(
                 "expected proposal to be a name, an nn.Module, a callable or a papr.Proposal, "
@@ -192,8 +196,21 @@ def _check_video(config: PruneConfig) -> None:
         raise ConfigError(f"expected 0 <= motion_weight <= 1, got {config.motion_weight!r}")
     if not _is_count(config.reuse):
         raise ConfigError(f"expected reuse to be a number of clips from 1, got {config.reuse!r}")
-    if not _is_number(config.reuse_threshold) or not config.reuse_threshold >= 0:
-        raise ConfigError(f"expected reuse_threshold of at least 0, got {config.reuse_threshold!r}")
+    threshold = config.reuse_threshold
+    if not _is_number(threshold) or threshold < 0 or not isfinite(threshold):
+        raise ConfigError(f"expected a finite reuse_threshold of at least 0, got {threshold!r}")
+    if config.reference and config.score != "significance":
+        raise ConfigError(
+            f'expected score="significance" in reference mode, got {config.score!r}, which the '
+            "paper does not know"
+        )
+    if config.score != "motion" and config.motion_weight != _MOTION_WEIGHT:
+        raise ConfigError(
+            f'expected motion_weight with score="motion", got {config.motion_weight!r} with '
+            f"{config.score!r}"
+        )
+    if config.reuse == 1 and threshold != _REUSE_THRESHOLD:
+        raise ConfigError(f"expected reuse_threshold with reuse > 1, got {threshold!r} with 1")
 
 
 def _triple(value: object, name: str) -> Triple:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from papr.errors import ConfigError
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -22,6 +24,24 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Make a folder if needed and see that files can be written there; or ConfigError.
+
+    Args:
+        folder: the folder.
+        option: what asked for it, for the message.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"expected {option} to be a folder that can be written to, got {folder} "
+            f"({error.strerror or error})"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

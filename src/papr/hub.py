@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from papr.config import Triple, check_statistics
 from papr.errors import ConfigError, one_line
 
 _TIMEOUT = 3.0  # seconds
@@ -61,7 +62,7 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
             `from_pretrained` takes: a name on the hub, or a folder.
 
     Returns:
-        The host, and whether its weights are trained.
+        The host, and whether its weights are trained, its classifier's included.
 
     Raises:
         ConfigError: transformers is missing, the name is unknown, or its weights are out of reach.
@@ -79,13 +80,36 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
         return model.eval(), False
     try:
         with _patient_only_online():
-            model = transformers.AutoModelForVideoClassification.from_pretrained(name)
+            model, found = transformers.AutoModelForVideoClassification.from_pretrained(
+                name, output_loading_info=True
+            )
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ConfigError(
             f"cannot load {name} ({one_line(error)}); without a download there are "
             f"{', '.join(VIDEO_HOSTS)}, with random weights"
         ) from error
-    return model.eval(), True
+    return model.eval(), not (found["missing_keys"] or found["mismatched_keys"])
+
+
+def video_statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
+    """What a video host's pixels are normalised with, mean and std.
+
+    Args:
+        host: what `create_video(name)` returned.
+        name: where its processor's file is looked for too. Where there is none: ViViT's processor
+            has 0.5 throughout, the others ImageNet's.
+    """
+    if name not in VIDEO_HOSTS:
+        from transformers import ImageProcessingMixin
+
+        with contextlib.suppress(OSError), _patient_only_online():
+            found, _ = ImageProcessingMixin.get_image_processor_dict(name)
+            mean, std = check_statistics(found.get("image_mean"), found.get("image_std"))
+            if mean is not None and std is not None:
+                return mean, std
+    if getattr(getattr(host, "config", None), "model_type", None) == "vivit":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def fetch(url: str) -> Path:

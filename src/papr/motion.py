@@ -1,4 +1,4 @@
-"""How much each tubelet of a clip changed since the last one, and how that joins significance.
+"""How much each patch of a clip changed since the last tubelet, and how that joins significance.
 
 Pixel differences between neighbouring tubelets tell static patches from moving ones, as run-length
 tokenisation does (Choudhury et al., "Don't Look Twice: Faster Video Transformers with Run-Length
@@ -16,7 +16,7 @@ _LEAST = 1e-6  # a range of values smaller than this is none
 
 
 def motion_map(clip: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean absolute difference of each tubelet to the one before it.
+    """Mean absolute difference of each patch to the one at its place in the tubelet before.
 
     Frame i of a tubelet is compared with frame i of the last one. The first tubelet has none before
     it and takes the second one's change; a clip of one tubelet has no motion.

@@ -74,10 +74,11 @@ def prune(
         stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.
         attention: of Swin, "dense" as in the paper, or "kept": patches that are not selected take
             no part in window attention either. Faster, and further from the dense model.
-        score: of a video host, "significance" or "motion", which mixes in how much a tubelet
-            changed since the last one; see `papr.motion`.
+        score: of a video host, "significance" or "motion", which mixes in how much each patch
+            changed since the last tubelet; see `papr.motion`.
         motion_weight: of that change, 0 to 1.
-        reuse: of a video host, for how many clips of a stream a significance map serves.
+        reuse: of a video host, for how many clips of a stream a significance map serves. In
+            eager code, without gradients, on one thread; see `papr.proposals.reuse`.
         reuse_threshold: how much the picture may have changed by then; see `PruneConfig`.
 
     Returns:

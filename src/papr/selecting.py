@@ -32,6 +32,12 @@ class Selection:
     grid: tuple[int, ...]
     scores: Tensor | None = None
 
+    def __repr__(self) -> str:
+        batch, kept = self.indices.shape
+        grid = " x ".join(map(str, self.grid))
+        scored = "" if self.scores is not None else ", no scores"
+        return f"Selection({kept} of {grid} patches, batch {batch}{scored})"
+
     def mask(self) -> Tensor:
         """The kept patches as a bool tensor (B, *grid), True where kept."""
         flat = torch.zeros(

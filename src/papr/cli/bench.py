@@ -15,6 +15,7 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     Stages,
+    advise,
     describe_device,
     environment,
     out,
@@ -31,11 +32,8 @@ from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
 from papr.files import write_text
 from papr.hosts.inputs import pixel_shape
-from papr.hub import VIDEO_HOSTS, create, create_video
+from papr.hub import VIDEO_HOSTS, create, create_video, video_statistics
 from papr.proposals import Proposal
-
-#: The least speed-up that is worth the patches it costs.
-PAYS = 1.05
 
 
 def bench(
@@ -71,9 +69,10 @@ def bench(
 ) -> None:
     """Time a model dense and pruned, taking turns in one run.
 
-    Weights are random: speed does not depend on them. The speed-up is the median of the turns'
-    ratios (quartiles in parentheses), the proposal's cost included. "ideal" is what the
-    multiply-accumulates alone would give; measured/ideal says how much of it arrives.
+    Weights are random, but for those of a folder or a hub: speed does not depend on them. The
+    speed-up is the median of the turns' ratios (quartiles in parentheses), the proposal's cost
+    included. "ideal" is what the multiply-accumulates alone would give; measured/ideal says how
+    much of it arrives.
     """
     keeps = [k for k in parse_keeps(keep) if k < 1]
     batches = None if batch is None else _batches(batch)
@@ -82,12 +81,14 @@ def bench(
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     target = pick_device(device)
     who = Proposal(proposal, pretrained=not random_proposal)
-    host = _create(model)
+    host, trained = _create(model)
+    weights = "trained" if trained else "random"
     shape = pixel_shape(host)
     unit = "image" if len(shape) == 3 else "clip"
+    mean, std = video_statistics(host, model) if unit == "clip" else (None, None)
     batches = batches or {"image": [1, 8], "clip": [1]}[unit]
 
-    out.print(f"{model} (random weights), {describe_device(target)}, torch {torch.__version__}")
+    out.print(f"{model} ({weights} weights), {describe_device(target)}, torch {torch.__version__}")
     if unit == "clip":
         out.print(f"clips of {' x '.join(map(str, shape))} (frames, channels, height, width)")
     tables: list[list[Row]] = []
@@ -111,18 +112,20 @@ def bench(
                         stages=parse_stages(stages),
                         attention=attention,
                         score=score,
+                        mean=mean,
+                        std=std,
                     )
                 )
     for table in tables:
         out.print(speed_table(table, unit))
     out.print(f"Dense and pruned in turns, medians of {rounds} rounds (quartiles).")
     rows = [row for table in tables for row in table]
-    _advise(rows)
+    advise(rows)
     if json_file is not None:
         report = {
             "command": " ".join(["papr", *sys.argv[1:]]),
             "model": model,
-            "weights": "random",
+            "weights": weights,
             "compiled": compile,
             "proposal": proposal,
             "stages": stages,
@@ -143,28 +146,15 @@ def _batches(text: str) -> list[int]:
     return numbers
 
 
-def _create(name: str) -> torch.nn.Module:
+def _create(name: str) -> tuple[torch.nn.Module, bool]:
+    """The host, and whether its weights are trained."""
     import timm
 
     if timm.is_model(name):
-        return create(name, pretrained=False).eval()
+        return create(name, pretrained=False).eval(), False
     if name in VIDEO_HOSTS or "/" in name or Path(name).is_dir():
-        return create_video(name)[0]
+        return create_video(name)
     raise ConfigError(
         "expected --model to be the name of a timm model, "
         f"{', '.join(VIDEO_HOSTS)}, or a folder or hub name, got {name!r}"
     )
-
-
-def _advise(rows: list[Row]) -> None:
-    """Say plainly where pruning does not pay, and where these figures cannot tell."""
-    for row in (row for row in rows if row.keep < 1):
-        middle, lower, upper = row.speedup
-        which = f"Pruning to {row.keep:g} at batch {row.batch} in {row.dtype}"
-        if upper < PAYS:
-            out.print(f"[yellow]{which} does not pay here: {middle:.2f}x.[/yellow]")
-        elif lower < PAYS:
-            out.print(
-                f"[yellow]{which}: {lower:.2f}x to {upper:.2f}x is too wide to tell whether it "
-                "pays; run it again on a quieter machine, or with more --rounds.[/yellow]"
-            )

@@ -18,9 +18,13 @@ from papr.compare import Row
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
+from papr.proposals.clip_nets import NAMES as CLIP_NETS
 
 out = Console()
 errors = Console(stderr=True)
+
+#: The least speed-up that is worth the patches it costs.
+PAYS = 1.05
 
 _T = TypeVar("_T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,8 +47,8 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
 ProposalName = Annotated[
     str,
     typer.Option(
-        help="Who looks first: a timm ConvNet, the embedded default; for clips also x3d_s, "
-        "slowonly_r50 and others, or a checkpoint of one."
+        help="Who looks first: the embedded efficientnet_lite0, any timm ConvNet; at clips also "
+        f"{', '.join(CLIP_NETS)}, or a checkpoint file of X3D or SlowOnly."
     ),
 ]
 ProposalSize = Annotated[
@@ -197,3 +201,17 @@ def with_quartiles(ratio: tuple[float, float, float]) -> str:
     """A ratio (median, lower, upper quartile) for a cell of a table."""
     middle, lower, upper = ratio
     return f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]"
+
+
+def advise(rows: list[Row]) -> None:
+    """Say plainly where pruning does not pay, and where these figures cannot tell."""
+    for row in (row for row in rows if row.keep < 1):
+        middle, lower, upper = row.speedup
+        which = f"Pruning to {row.keep:g} at batch {row.batch} in {row.dtype}"
+        if upper < PAYS:
+            out.print(f"[yellow]{which} does not pay here: {middle:.2f}x.[/yellow]")
+        elif lower < PAYS:
+            out.print(
+                f"[yellow]{which}: {lower:.2f}x to {upper:.2f}x is too wide to tell whether it "
+                "pays; run it again on a quieter machine, or with more --rounds.[/yellow]"
+            )

@@ -33,7 +33,7 @@ from papr.errors import ConfigError, one_line
 from papr.exporting import Exported, differences
 from papr.exporting.speed import LABELS, RuntimeRow, compare_runtimes
 from papr.exporting.writing import chosen_format
-from papr.hub import create
+from papr.hub import VIDEO_HOSTS, create
 from papr.pruning import prune
 
 
@@ -108,7 +108,10 @@ def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> 
     import timm
 
     if not timm.is_model(name):
-        raise ConfigError(f"expected the name of a timm model, got {name!r}")
+        video = (
+            "; video hosts are exported in Python, by papr.export" if name in VIDEO_HOSTS else ""
+        )
+        raise ConfigError(f"expected the name of a timm model, got {name!r}{video}")
     sized = {} if size is None else {"img_size": size}
     try:
         try:

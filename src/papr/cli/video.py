@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from papr.cli.common import (
     ProposalName,
     ProposalSize,
     Score,
+    advise,
     describe_device,
     environment,
     out,
@@ -27,15 +29,15 @@ from papr.cli.common import (
 from papr.compare import Row, compare, twin
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.errors import ConfigError
-from papr.files import write_text
+from papr.files import check_folder, write_text
 from papr.hosts.inputs import pixel_shape
-from papr.hub import VIDEO_HOSTS, create_video
+from papr.hub import VIDEO_HOSTS, create_video, video_statistics
 from papr.proposals import Proposal
 from papr.pruning import prune, selection
 from papr.selecting import Selection
 from papr.video import POLICIES, Video, View, average_views, open_video, views
 from papr.video.overlay import overlay, write_gif, write_mp4
-from papr.video.sampling import IMAGENET_MEAN, IMAGENET_STD, normalise, read_crops, window
+from papr.video.sampling import normalise, read_crops, window
 
 _SIDE = 336  # pixels of a shown frame, about; whole pixels for each patch
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -95,25 +97,28 @@ def video(
 
     For instance: papr video clip.mp4 --keep 0.35 --start 2 --start 5.5 --score motion
     """
+    if not 0 < keep < 1:
+        raise ConfigError(f"expected 0 < --keep < 1, got {keep:g}")
     config = PruneConfig(keep, proposal_size=parse_proposal_size(proposal_size), score=score)
-    if config.keep == 1:
-        raise ConfigError("expected --keep below 1, got 1: the dense model has nothing to show")
     if windows is not None and start:
         raise ConfigError("expected --windows or --start, got both")
     target = pick_device(device)
+    check_folder(out_dir, "--out")
     with open_video(clip, decoder) as source:
         out.print(
             f"{clip.name}: {source.frames} frames of {source.width} x {source.height} at "
             f"{source.fps:g} per second, read by {source.backend}",
             highlight=False,
         )
+        _check_times(source, stride, start or [])
         who = Proposal(proposal)
         host, pretrained = create_video(model)
         host = host.to(target)
         shape = _clip_shape(host, model)
         chosen = _windows(source, shape, stride, windows, start)
-        config = _with_statistics(config, host, who)
-        weights = "pretrained" if pretrained else "random weights"
+        mean, std = video_statistics(host, model)
+        config = replace(config, proposal=who, mean=mean, std=std)
+        weights = "pretrained" if pretrained else "no trained classifier"
         out.print(f"{model} ({weights}), keep {keep:g}, {describe_device(target)}", highlight=False)
         seen, dense = _look(source, chosen, host, config, target, compared=pretrained)
         pictures = _draw(source, chosen, seen)
@@ -125,22 +130,26 @@ def video(
     top = _top(host, seen, dense) if pretrained else None
     if top is None:
         out.print(
-            "[yellow]The host's weights are random, so its answers mean nothing: no top-5. What is "
-            "kept is the proposal's choice, and real.[/yellow]"
+            "[yellow]The host's weights are random, or those of its classifier, so its answers "
+            "mean nothing: no top-5. What is kept is the proposal's choice, and real.[/yellow]"
         )
     else:
         out.print(_top_table(top, len(chosen)))
     rows = _time(source, chosen[0], host, config, target, rounds) if rounds else []
     if rows:
         out.print(speed_table(rows, "clip"))
+        advise(rows)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "clip": _clip_facts(source),
         "model": model,
-        "weights": "pretrained" if pretrained else "random",
+        "weights": weights,
         "proposal": who.name,
         "keep": keep,
+        "proposal_size": proposal_size,
         "score": score,
+        "mean": list(mean),
+        "std": list(std),
         "stride": stride,
         "codec": codec,
         "windows": _window_facts(source, chosen, seen),
@@ -150,6 +159,22 @@ def video(
     }
     write_text(files["json"], json.dumps(report, indent=1) + "\n")
     out.print("written: " + ", ".join(str(file) for file in files.values()), soft_wrap=True)
+
+
+def _check_times(source: Video, stride: int, starts: list[float]) -> None:
+    """Refuse what the video is too short for, before a model is built."""
+    if source.frames < 2:
+        raise ConfigError(f"expected a video of 2 frames or more, {source.path} has 1")
+    if stride >= source.frames:
+        raise ConfigError(
+            f"expected --stride below the video's {source.frames} frames, got {stride}"
+        )
+    for seconds in starts:
+        if not isfinite(seconds) or not 0 <= round(seconds * source.fps) < source.frames:
+            raise ConfigError(
+                f"expected --start within the video's {source.frames / source.fps:.2f} s, "
+                f"got {seconds:g}"
+            )
 
 
 def _clip_shape(host: nn.Module, name: str) -> tuple[int, int]:
@@ -183,22 +208,9 @@ def _windows(
         return found
     chosen = []
     for seconds in starts:
-        first = round(seconds * source.fps)
-        if not 0 <= first < source.frames:
-            raise ConfigError(
-                f"expected --start within the video's {source.frames / source.fps:.2f} s, "
-                f"got {seconds:g}"
-            )
-        frames = window(source.frames, first, length, stride)
+        frames = window(source.frames, round(seconds * source.fps), length, stride)
         chosen.append(replace(found[0], frames=frames))
     return chosen
-
-
-def _with_statistics(config: PruneConfig, host: nn.Module, who: Proposal) -> PruneConfig:
-    """What the pixels are normalised with: ViViT's processor has its own, the others ImageNet's."""
-    halves = getattr(getattr(host, "config", None), "model_type", None) == "vivit"
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if halves else (IMAGENET_MEAN, IMAGENET_STD)
-    return replace(config, proposal=who, mean=mean, std=std)
 
 
 def _pixels(source: Video, view: View, config: PruneConfig, device: torch.device) -> Tensor:
@@ -270,7 +282,7 @@ def _kept_table(source: Video, chosen: list[View], seen: list[_Seen]) -> Table:
     highest = max(max(_fractions(one)) for one in seen)
     for view, one in zip(chosen, seen, strict=True):
         fractions = _fractions(one)
-        bars = "".join(_BLOCKS[min(7, int(8 * f / highest))] for f in fractions)
+        bars = "".join(_BLOCKS[min(7, int(8 * f / highest))] if f else " " for f in fractions)
         span = f"{_seconds(source, view.frames[0]):.1f} - {_seconds(source, view.frames[-1]):.1f}"
         table.add_row(span, bars, f"{min(fractions):.0%}", f"{max(fractions):.0%}")
     return table

@@ -21,7 +21,9 @@ class ClipCut(EmbeddingsCut):
     def _seen(self, pixels: Tensor, **options: Any) -> tuple[Tensor, tuple[int, ...]]:
         """A clip (B, T, C, H, W) as proposals take it, (B, C, T, H, W), cut to the patches' area.
 
-        A clip shorter than one tubelet makes one patch in time: V-JEPA 2 repeats its frames.
+        A clip shorter than one tubelet makes one patch in time: V-JEPA 2 repeats its frames. What
+        `interpolate_pos_encoding` asks of ViViT it cannot do: transformers takes its positions for
+        a square.
         """
         channels = self._papr.facts.channels
         if not isinstance(pixels, Tensor) or pixels.ndim != 5 or pixels.shape[2] != channels:
@@ -33,8 +35,7 @@ class ClipCut(EmbeddingsCut):
         patch = first_convolution(self).stride
         t, h, w = (side // length for side, length in zip(sides, patch, strict=True))
         grid = (max(t, 1), h, w)
-        if not options.get("interpolate_pos_encoding"):
-            _check_positions(self, grid, sides, self._papr.facts.prefix_tokens)
+        _check_positions(self, grid, sides, self._papr.facts.prefix_tokens)
         clip = pixels.transpose(1, 2)
         return clip[:, :, : grid[0] * patch[0], : h * patch[1], : w * patch[2]], grid
 

@@ -119,7 +119,10 @@ class HostState:
         raw = scorer(pixels)
         check_scores(raw)
         if self.config.score == "motion":
-            raw = mix(to_grid(raw, grid), motion_map(pixels, grid), self.config.motion_weight)
+            with torch.no_grad():
+                change = motion_map(pixels, grid)
+                raw = mix(to_grid(raw, grid), change, self.config.motion_weight)
+            check_scores(raw)
         grids = enumerate(self._grids(grid))
         self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
 

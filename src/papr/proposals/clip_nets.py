@@ -134,7 +134,7 @@ def load(source: str, pretrained: bool = True) -> ClipNet:
 
 
 def _clip_net(name: str, held: checkpoints.Checkpoint) -> ClipNet:
-    # mmaction2 ported X3D from its authors, and trained SlowOnly itself, from ImageNet's weights
+    # mmaction2 ported X3D from its authors, and trained SlowOnly itself, on ImageNet's statistics
     own = held.layout == "mmaction2" and held.name.startswith("slowonly")
     mean, std = _IMAGENET if own else _FACEBOOK
     return ClipNet(name, held.net, mean, std, _SIDES.get(name, 160), every_frame=False)

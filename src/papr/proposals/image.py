@@ -3,6 +3,7 @@
 import copy
 import difflib
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ DEFAULT_SIZE = 160
 
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-Source = str | nn.Module | Callable[[Tensor], Tensor]
+Source = str | os.PathLike[str] | nn.Module | Callable[[Tensor], Tensor]
 
 
 class Proposal:
@@ -77,6 +78,7 @@ class Proposal:
         self._call = "forward"
         self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
         self._lock = threading.Lock()
+        source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.name = source if isinstance(source, str) else type(source).__name__
         self.named = isinstance(source, str)
         if isinstance(source, str | nn.Module):
@@ -229,8 +231,8 @@ def as_proposal(source: object) -> Proposal:
     """A Proposal from what a user may give: one made beforehand, a name, a module, a callable."""
     if isinstance(source, Proposal):
         return source
-    if isinstance(source, str):
-        return _named(source)
+    if isinstance(source, str | os.PathLike):
+        return _named(os.fspath(source))
     return Proposal(source)  # type: ignore[arg-type]  # the constructor refuses what it cannot take
 
 
@@ -247,10 +249,12 @@ def _load(name: str, pretrained: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3)
+        known = [*clip_nets.NAMES, *timm.list_models()]
+        near = difflib.get_close_matches(name.partition(".")[0], known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ProposalError(
-            f'expected "{DEFAULT_PROPOSAL}" or the name of a timm model, got {name!r}{hint}'
+            f'expected "{DEFAULT_PROPOSAL}", the name of a timm model, '
+            f"{', '.join(clip_nets.NAMES)} or the path of a checkpoint, got {name!r}{hint}"
         )
     if not pretrained:
         return create(name, pretrained=False, num_classes=0)

@@ -20,8 +20,9 @@ class ReusingScorer(Scorer):
     """A scorer that looks anew only at streams whose map is old or whose picture changed.
 
     With gradients enabled every clip is looked at, so that checkpoints compute again what they
-    computed before. Each thread has streams of its own. Whether a picture changed is read back
-    from the device.
+    computed before. Each thread has streams of its own (and so each thread that DataParallel
+    starts, which then reuses nothing); clips of another shape start anew. Whether a picture changed
+    is read back from the device.
 
     Args:
         scorer: who looks.
@@ -43,7 +44,8 @@ class ReusingScorer(Scorer):
         """Pixels (B, 3, T, H, W) to scores (B, t, h, w), some of them those of an earlier clip.
 
         Raises:
-            ConfigError: this is compiled or exported code, which has no memory.
+            ConfigError: this is a whole graph, compiled or exported, which has no memory. Where
+                `torch.compile` may break graphs, this is where it does, and maps are reused.
         """
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             raise ConfigError("expected reuse=1 in compiled or exported code, got reuse > 1")
@@ -54,13 +56,14 @@ class ReusingScorer(Scorer):
 
     def _continued(self, pixels: Tensor) -> Tensor:
         """The scores of a call that goes on with the streams of the last one, where it can."""
-        picture = thumbnail(pixels)
-        seen: tuple[Tensor, Tensor, Tensor] | None = getattr(self._streams, "seen", None)
-        if seen is None or seen[0].shape != picture.shape or seen[0].dtype != picture.dtype:
+        picture, shape = thumbnail(pixels), tuple(pixels.shape)
+        if getattr(self._streams, "shape", None) != shape:
             new: Tensor = self.scorer(pixels)
-            self._streams.seen = picture, new, torch.ones(len(picture), dtype=torch.long)
+            served = torch.ones(len(picture), dtype=torch.long, device="cpu")
+            self._streams.shape, self._streams.seen = shape, (picture, new, served)
             return new
-        pictures, scores, served = (part.clone() for part in seen)
+        scores: Tensor
+        pictures, scores, served = (part.clone() for part in self._streams.seen)
         changed = picture_change(picture, pictures) > self.threshold
         stale = (changed.cpu() | (served >= self.clips)).nonzero().squeeze(1)
         served += 1

@@ -14,8 +14,8 @@ from papr.errors import ProposalError, one_line
 SUFFIXES = (".pth", ".pt", ".pyth", ".safetensors")
 #: Where the projects that write checkpoints put the weights.
 _WRAPPERS = ("model_state", "state_dict")
-#: How the lines begin with which torch.load leads up to what it could not read.
-_ADVICE = ("Weights only load failed", "Please file an issue")
+#: What the lines have in them with which torch.load leads up to what it could not read.
+_ADVICE = ("Weights only load failed", "Please file an issue", "weights_only", "arbitrary code")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -24,7 +24,8 @@ def read(path: Path) -> dict[str, Tensor]:
     Args:
         path: safetensors by its suffix, anything else as torch.save wrote it: the weights under
             "model_state", under "state_dict", or bare. What else lies beside them (training
-            records, configurations) is passed over. A common prefix "module." is dropped.
+            records, arrays) is passed over, unless it is of a class that derives from dict or list.
+            A common prefix "module." is dropped.
 
     Raises:
         ProposalError: no file, an empty one, one that cannot be read or that holds no tensors.
@@ -37,7 +38,8 @@ def read(path: Path) -> dict[str, Tensor]:
         content = _unpack(path)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise ProposalError(
-            f"cannot read the checkpoint {path} ({_reason(error)}): damaged, or no file of weights"
+            f"cannot read the checkpoint {path} ({_reason(error)}): damaged, or it holds what is "
+            "not weights"
         ) from error
     return _weights(content, path)
 
@@ -53,8 +55,8 @@ def _unpack(path: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     """What went wrong, without torch.load's advice to run the file's code or to report a bug."""
-    lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(_ADVICE)]
+    lines = [line.strip().strip(".") for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not any(words in line for words in _ADVICE)]
     return f"{type(error).__name__}: {said[0]}" if said else one_line(error)
 
 

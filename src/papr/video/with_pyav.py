@@ -16,8 +16,9 @@ class PyAVVideo(Video):
     """A video read by PyAV.
 
     The packets are listed once, without decoding: their time stamps in order number the frames.
-    Where packets have none (raw streams), the frames are decoded once to be counted, and read from
-    the beginning.
+    Where packets have none (raw streams), or none that can be trusted (AVI, which numbers packets
+    in the order they are decoded in), the frames are decoded once to be counted, and read from the
+    beginning.
     """
 
     backend = "pyav"
@@ -26,9 +27,12 @@ class PyAVVideo(Video):
     def _open(self) -> tuple[int, float]:
         self._reopen()
         packets = [p for p in self._container.demux(self._stream) if p.size]
-        shown = [p for p in packets if not p.is_discard]
+        # a stream cut out of a longer one shows nothing until its first key frame
+        first = next((i for i, p in enumerate(packets) if p.is_keyframe), 0)
+        shown = [p for p in packets[first:] if not p.is_discard]
         stamps = [p.pts for p in shown]
-        self._stamped = None not in stamps and len(set(stamps)) == len(stamps)
+        unlike = len(set(stamps)) == len(stamps) and None not in stamps
+        self._stamped = unlike and "avi" not in self._container.format.name.split(",")
         if self._stamped:
             self._stamps = sorted(stamps)
             self._keys = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
