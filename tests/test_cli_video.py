@@ -1,6 +1,7 @@
 """`papr video` as a newcomer runs it, on a tiny host."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,14 +124,46 @@ def test_random_weights_answer_nothing(
     assert report["windows"][0]["seconds"] == [0.5, 1.1]
     assert "no top-5" in output
     assert report["top5"] is None
-    assert report["weights"] == "random"
+    assert report["weights"] == "no trained classifier"
+
+
+def test_a_host_without_a_trained_head_answers_nothing(
+    clip: Path, host: Path, tmp_path: Path
+) -> None:
+    """Its body is trained, its classifier is whatever transformers makes up."""
+    torch.manual_seed(0)
+    folder = tmp_path / "body"
+    transformers.VideoMAEModel.from_pretrained(host).save_pretrained(folder)
+    output, report = run(clip, "--model", folder, "--out", tmp_path, "--rounds", 0, "--windows", 1)
+    assert "no top-5" in output
+    assert report["top5"] is None
+
+
+def test_statistics_are_those_of_the_hosts_processor(
+    clip: Path, host: Path, tmp_path: Path
+) -> None:
+    """Where it has one beside its weights."""
+    folder = tmp_path / "processed"
+    shutil.copytree(host, folder)
+    statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(statistics))
+    found = {}
+    for name in (host, folder):
+        _, report = run(clip, "--model", name, "--out", tmp_path, "--rounds", 0, "--windows", 1)
+        found[name] = report["mean"], report["std"]
+    assert found[host] == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert found[folder] == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
-        (["--keep", "1"], "expected --keep below 1"),
+        (["--keep", "0"], "expected 0 < --keep < 1, got 0"),
+        (["--keep", "1"], "expected 0 < --keep < 1, got 1"),
+        (["--keep", "nan"], "expected 0 < --keep < 1, got nan"),
+        (["--start", "nan"], r"expected --start within the video's 4.00 s, got nan"),
+        (["--stride", "40"], r"expected --stride below the video's 40 frames, got 40"),
+        (["--proposal", "x3d"], "x3d_s, x3d_m"),
         (["--windows", "2", "--start", "1"], "expected --windows or --start, got both"),
         (["--start", "4.5"], r"expected --start within the video's 4.00 s, got 4.5"),
         (["--score", "x"], "expected score"),
@@ -147,6 +180,23 @@ def test_options_that_do_not_fit(
     assert isinstance(result.exception, PaprError)
     assert message in str(result.exception)
     assert not out.exists()
+
+
+def test_what_cannot_be_written_to_is_refused_before_any_work(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("papr.cli.video.open_video", lambda *args: pytest.fail("it opened it"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "inside"):
+        result = runner.invoke(app, ["video", str(clip), "--out", str(out)])
+        assert isinstance(result.exception, papr.ConfigError)
+        assert "file is a file" in str(result.exception)
+
+
+def test_a_still_picture_is_no_video(tmp_path: Path) -> None:
+    still = clips.write(tmp_path / "a.mkv", clips.pictures(1, 64, 96))
+    result = runner.invoke(app, ["video", str(still), "--out", str(tmp_path)])
+    assert "2 frames or more" in str(result.exception)
 
 
 def test_a_broken_file_is_one_line(tmp_path: Path) -> None:

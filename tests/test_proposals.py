@@ -240,7 +240,8 @@ class Returning(nn.Module):
         (Returning(torch.zeros(1, 8, 2, 3, 3)), r"to return \(B, C, h, w\), got \(1, 8, 2, 3, 3\)"),
         (Returning("text"), "Returning returns no feature map.*got str"),
         (nn.Linear(7, 7), r"Linear to take an image \(1, 3, 160, 160\), it failed: RuntimeError"),
-        ("efficientnet_lite9", r"name of a timm model, got 'efficientnet_lite9'; did you mean"),
+        ("efficientnet_lite9", r"timm model, x3d_s, .* got 'efficientnet_lite9'; did you mean"),
+        (Path("nowhere.pth"), "expected a checkpoint file, nowhere.pth is none"),
         (3.5, "expected a proposal name, an nn.Module or a callable, got float"),
     ],
 )

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import papr
+from clips import pictures
+from clips import write as write_clip
 from tiny_video import VIDEO_CASES
 
 ROOT = Path(__file__).parents[1]
@@ -15,11 +17,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def test_code_runs() -> None:
+def test_code_runs(tmp_path: Path) -> None:
     """Every Python block in order, in one namespace, with random weights and a smaller host."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 3
-    usage, video, options = (
+    assert len(blocks) == 4
+    usage, video, reading, options = (
         block.replace("pretrained=True", "pretrained=False").replace("vit_base", "vit_tiny")
         for block in blocks
     )
@@ -32,20 +34,24 @@ def test_code_runs() -> None:
     names["model"](names["images"])
     exec("chosen =" + after, names)
     assert names["chosen"].indices.shape == (2, 98)
-    run_video(video)
+    run_video(video, reading, tmp_path)
 
 
-def run_video(block: str) -> None:
+def run_video(block: str, reading: str, folder: Path) -> None:
     """The same host, small and with random weights, in place of the one from the hub."""
     case = VIDEO_CASES["hf_videomae"]
     block, loads = re.subn(
         r"host = transformers\.(\w+)\.from_pretrained\(.*?\n\)", "", block, flags=re.S
     )
     assert loads == 1
-    names = {"host": case.build(depth=1), "clips": case.pixels(1)}
+    clips = torch.randn(1, 16, 3, 224, 224)
+    names = {"host": case.build(depth=1, size=(224, 224), num_frames=16), "clips": clips}
     exec(block, names)
     assert names["logits"].shape == (1, 10)
-    assert papr.selection(names["host"]).indices.shape == (1, int(0.35 * 64))
+    assert papr.selection(names["host"]).indices.shape == (1, int(0.35 * 1568))
+    with torch.no_grad():
+        exec(reading.replace("clip.mp4", str(write_clip(folder / "clip.mkv", pictures(70)))), names)
+    assert names["probabilities"].sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_speed_figures_are_the_stored_ones() -> None:

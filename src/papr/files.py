@@ -27,21 +27,18 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Make a folder if needed and see that files can be written there; or ConfigError.
+    """See that a folder can be written to, or made; ConfigError where not. Makes nothing.
 
     Args:
         folder: the folder.
         option: what asked for it, for the message.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
+    found = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK):
+        what = "may not be written to" if found.is_dir() else "is a file"
         raise ConfigError(
-            f"expected {option} to be a folder that can be written to, got {folder} "
-            f"({error.strerror or error})"
-        ) from None
+            f"expected {option} to be a folder that can be written to, got {folder}: {found} {what}"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

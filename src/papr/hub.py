@@ -79,7 +79,7 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
         model = transformers.AutoModelForVideoClassification.from_config(config)
         return model.eval(), False
     try:
-        with _patient_only_online():
+        with _patient_only_online(), _without_bars():
             model, found = transformers.AutoModelForVideoClassification.from_pretrained(
                 name, output_loading_info=True
             )
@@ -152,6 +152,20 @@ def reachable(url: str | None = None) -> bool:
             return True
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, which would stand among ours."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ class Video(ABC):
     """
 
     backend: str
+    closed = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,6 +60,8 @@ class Video(ABC):
         Raises:
             VideoError: a number has no frame, or a frame cannot be decoded.
         """
+        if self.closed:
+            raise VideoError(f"expected an open video to read frames of, {self.path} is closed")
         wanted = [operator.index(i) for i in indices]
         if not wanted:
             return torch.empty(0, 3, self.height, self.width, dtype=torch.uint8)
@@ -83,9 +86,14 @@ class Video(ABC):
     def _decode(self, indices: list[int]) -> Tensor:
         """Frames (T, 3, H, W) uint8 at ascending, unique, valid `indices`."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; nothing can be read from it any more."""
+        self.closed = True
+        self._close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Let the library let go of the file."""
 
     def _check_complete(self, counted: int, header: int, end: float, duration: float) -> None:
         """Refuse a file that stops before the end its header names.

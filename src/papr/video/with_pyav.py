@@ -60,7 +60,7 @@ class PyAVVideo(Video):
         """Stand before the first frame."""
         import av
 
-        self.close()
+        self._close()
         self._container = av.open(str(self.path))
         self._stream = self._container.streams.best("video")
         if self._stream is None:
@@ -124,7 +124,7 @@ class PyAVVideo(Video):
         """FFmpeg's own words, without the error's number and the path, which is said already."""
         return str(getattr(error, "strerror", None) or super()._reason(error))
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Let go of the file."""
         if self._container is not None:
             self._container.close()

@@ -64,6 +64,6 @@ class TorchCodecVideo(Video):
         """Its messages start with the function and the line of its own source."""
         return re.sub(r"^\w+, \S+:\d+, ", "", super()._reason(error))
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Let go of the file."""
         self._decoder = None
