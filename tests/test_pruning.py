@@ -241,7 +241,7 @@ def test_maps_and_tokens_of_another_batch_are_refused() -> None:
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 64, 64, 1), (2, 1, 64, 64)])
 def test_pixels_of_another_rank(shape: tuple[int, ...]) -> None:
     model = prune(CASES["augreg"].build())
-    with pytest.raises(SelectionError, match=r"expected pixels \(B, 3, H, W\), got"):
+    with pytest.raises(SelectionError, match=r"expected floating pixels \(B, 3, H, W\), got"):
         model(torch.zeros(shape))
 
 

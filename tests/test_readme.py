@@ -45,7 +45,7 @@ def run_video(block: str, reading: str, folder: Path) -> None:
     )
     assert loads == 1
     clips = torch.randn(1, 16, 3, 224, 224)
-    names = {"host": case.build(depth=1, size=(224, 224), num_frames=16), "clips": clips}
+    names = {"host": case.build(depth=1, size=(224, 224), num_frames=16).cpu(), "clips": clips}
     exec(block, names)
     assert names["logits"].shape == (1, 10)
     assert papr.selection(names["host"]).indices.shape == (1, int(0.35 * 1568))

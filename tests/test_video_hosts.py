@@ -75,6 +75,8 @@ def test_other_clips_are_refused_with_the_numbers(name: str, shape, message: str
     model = prune(VIDEO_CASES[name].build(depth=1), 0.5)
     with pytest.raises(papr.SelectionError, match=message):
         model(torch.randn(*shape, device=DEVICE))
+    with pytest.raises(papr.SelectionError, match=r"floating clip .*got a uint8 tensor"):
+        model(MAE.pixels(1).to(torch.uint8))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,9 @@ def fetch(url: str) -> Path:
     if not path.is_file():
         check_reachable(url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)  # whole, or not at all
+        named = re.search(r"-([0-9a-f]{8,})\.\w+$", path.name)  # the hash, where a name carries it
+        prefix = named and named[1]
+        torch.hub.download_url_to_file(url, str(path), prefix, progress=False)  # whole, or not
     return path
 
 

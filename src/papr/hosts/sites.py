@@ -41,8 +41,10 @@ class Entry(Site):
         Raises SelectionError where `pixels` are none that the host takes.
         """
         channels = self._papr.facts.channels
-        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != channels:
-            raise SelectionError(f"expected pixels (B, {channels}, H, W), got {describe(pixels)}")
+        if not is_pixels(pixels, 4) or pixels.shape[1] != channels:
+            raise SelectionError(
+                f"expected floating pixels (B, {channels}, H, W), got {describe(pixels)}"
+            )
         grid, covered = self._layout(pixels)
         return cover(pixels, covered), grid
 
@@ -100,6 +102,11 @@ class DropCut(Site):
         """Tokens (B, P + N, C) to (B, P + K, C)."""
         tokens = super().forward(tokens, *args, **kwargs)  # type: ignore[misc]
         return drop(tokens, self._papr.take(self.asked_again), self._papr.facts.prefix_tokens)
+
+
+def is_pixels(pixels: object, axes: int) -> bool:
+    """Whether this is a floating tensor of so many axes."""
+    return isinstance(pixels, Tensor) and pixels.ndim == axes and pixels.is_floating_point()
 
 
 def cover(pixels: Tensor, area: tuple[int, int]) -> Tensor:
