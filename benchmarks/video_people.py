@@ -20,6 +20,7 @@ from torch import Tensor
 import papr
 from common import SHARED, parser, save
 from papr.baselines import centre_scores, random_scores
+from papr.config import IMAGENET_MEAN, IMAGENET_STD
 from papr.motion import mix, motion_map
 from papr.proposals.reuse import picture_change, thumbnail
 from papr.selecting import kept_count
@@ -28,11 +29,10 @@ from papr.video import POLICIES, open_video
 from papr.video.overlay import overlay, write_gif, write_mp4
 from papr.video.sampling import normalise, read_crops, views
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRID, TUBELET, MOST = (8, 14, 14), 2, 0.2
 WHO = papr.Proposal()
 KEEPS = [0.45, 0.35, 0.2]
-WEIGHT = papr.PruneConfig().motion_weight
+WEIGHT = papr.PruneConfig.motion_weight
 
 
 def windows(path: Path, stride: int) -> tuple[Tensor, float]:
@@ -46,7 +46,7 @@ def windows(path: Path, stride: int) -> tuple[Tensor, float]:
 def maps_of(pixels: Tensor) -> Tensor:
     """Significance maps (V, 8, 14, 14) of clips (V, 3, 16, 224, 224)."""
     cpu = torch.device("cpu")
-    scorer = WHO.scorer(cpu, torch.float32, None, MEAN, STD, tubelet=TUBELET)
+    scorer = WHO.scorer(cpu, torch.float32, None, IMAGENET_MEAN, IMAGENET_STD, tubelet=TUBELET)
     return to_grid(scorer(pixels), GRID)
 
 
@@ -62,6 +62,11 @@ def maps(clips: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         "centre": to_grid(centre_scores(16)(pixels), GRID),
         "random": to_grid(random_scores(cell=16)(pixels[:, :, ::TUBELET]), GRID),
     }, change
+
+
+def selected(scores: Tensor, keep: float) -> papr.Selection:
+    """What stays of each clip, as a host pruned to `keep` would have it."""
+    return papr.select(scores, kept_count(keep, scores[0].numel()))
 
 
 def kept_change(kept: Tensor, change: Tensor) -> dict[str, float]:
@@ -85,7 +90,7 @@ def staleness(path: Path, stride: int) -> list[dict[str, float]]:
     pixels = normalise(windows(path, stride)[0]).transpose(1, 2)
     small = thumbnail(pixels)
     scores = maps_of(pixels)
-    kept = papr.select(scores, kept_count(0.35, scores[0].numel())).mask().flatten(1)
+    kept = selected(scores, 0.35).mask().flatten(1)
     change = picture_change(small[1:], small[:-1])
     largest = (small[1:] - small[:-1]).abs().mean(1).flatten(1).amax(1)
     shared = (kept[1:] & kept[:-1]).sum(1) / kept[1:].sum(1)
@@ -97,7 +102,7 @@ def staleness(path: Path, stride: int) -> list[dict[str, float]]:
 
 def summary(pairs: list[dict[str, float]]) -> dict[str, float]:
     """Pairs whose map would be reused by default, and how well either measure tells."""
-    threshold = papr.PruneConfig().reuse_threshold
+    threshold = papr.PruneConfig.reuse_threshold
     reused = [p["shared"] for p in pairs if p["picture_change"] <= threshold]
     others = [p["shared"] for p in pairs if p["picture_change"] > threshold]
     table = torch.tensor([list(p.values()) for p in pairs])
@@ -115,7 +120,7 @@ def summary(pairs: list[dict[str, float]]) -> dict[str, float]:
 
 def pictures(clips: Tensor, scores: Tensor, keep: float, fps: float, out: Path) -> None:
     """An MP4 and a GIF of the whole video."""
-    kept = papr.select(scores, kept_count(keep, scores[0].numel()))
+    kept = selected(scores, keep)
     frames = clips.flatten(0, 1).permute(0, 2, 3, 1)
     drawn = overlay(frames, kept.mask().flatten(0, 1), scores.flatten(0, 1))
     write_mp4(out.with_suffix(".mp4"), drawn, fps)
@@ -137,7 +142,7 @@ def main() -> None:
         pairs += staleness(path, 1) + staleness(path, 2)
         for name, found in scores.items():
             for keep in KEEPS:
-                kept = papr.select(found, kept_count(keep, found[0].numel())).mask()
+                kept = selected(found, keep).mask()
                 row = {"video": path.stem, "clips": len(clips), "selection": name, "keep": keep}
                 rows.append(row | kept_change(kept, change))
                 print(

@@ -21,7 +21,9 @@ ProposalSize = Size | tuple[int, int, int]
 Triple = tuple[float, float, float]
 ATTENTION = ("dense", "kept")
 SCORES = ("significance", "motion")
-_MOTION_WEIGHT, _REUSE_THRESHOLD = 0.5, 0.25
+#: What most networks were trained with, for pixels in [0, 1].
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class PruneConfig:
     stages: tuple[int, ...] | None = None
     attention: str = "dense"
     score: str = "significance"
-    motion_weight: float = _MOTION_WEIGHT
+    motion_weight: float = 0.5
     reuse: int = 1
-    reuse_threshold: float = _REUSE_THRESHOLD
+    reuse_threshold: float = 0.25
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -162,9 +164,9 @@ def check_stages(stages: object) -> tuple[int, ...] | None:
 
 def check_size(size: object, name: str) -> Size:
     """A resolution as `Size` describes it, or ConfigError; `name` is the option's."""
-    if size is None or size == "input" or (_is_count(size) and isinstance(size, int)):
+    if size is None or size == "input" or (is_count(size) and isinstance(size, int)):
         return size
-    if isinstance(size, Sequence) and len(size) == 2 and all(map(_is_count, size)):
+    if isinstance(size, Sequence) and len(size) == 2 and all(map(is_count, size)):
         return (size[0], size[1])
     raise ConfigError(
         f'expected {name} to be None, "input", a positive int or (height, width), got {size!r}'
@@ -173,7 +175,7 @@ def check_size(size: object, name: str) -> Size:
 
 def check_proposal_size(size: object, name: str) -> ProposalSize:
     """A resolution as `ProposalSize` describes it, or ConfigError."""
-    if isinstance(size, Sequence) and len(size) == 3 and all(map(_is_count, size)):
+    if isinstance(size, Sequence) and len(size) == 3 and all(map(is_count, size)):
         return (size[0], size[1], size[2])
     return check_size(size, name)
 
@@ -194,7 +196,7 @@ def _check_video(config: PruneConfig) -> None:
     """Check the options of video hosts."""
     if not _is_number(config.motion_weight) or not 0 <= config.motion_weight <= 1:
         raise ConfigError(f"expected 0 <= motion_weight <= 1, got {config.motion_weight!r}")
-    if not _is_count(config.reuse):
+    if not is_count(config.reuse):
         raise ConfigError(f"expected reuse to be a number of clips from 1, got {config.reuse!r}")
     threshold = config.reuse_threshold
     if not _is_number(threshold) or threshold < 0 or not isfinite(threshold):
@@ -204,12 +206,12 @@ def _check_video(config: PruneConfig) -> None:
             f'expected score="significance" in reference mode, got {config.score!r}, which the '
             "paper does not know"
         )
-    if config.score != "motion" and config.motion_weight != _MOTION_WEIGHT:
+    if config.score != "motion" and config.motion_weight != PruneConfig.motion_weight:
         raise ConfigError(
             f'expected motion_weight with score="motion", got {config.motion_weight!r} with '
             f"{config.score!r}"
         )
-    if config.reuse == 1 and threshold != _REUSE_THRESHOLD:
+    if config.reuse == 1 and threshold != PruneConfig.reuse_threshold:
         raise ConfigError(f"expected reuse_threshold with reuse > 1, got {threshold!r} with 1")
 
 
@@ -224,7 +226,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether this is a whole number from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

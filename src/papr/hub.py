@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from papr.config import Triple, check_statistics
+from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple, check_statistics
 from papr.errors import ConfigError, one_line
 
 _TIMEOUT = 3.0  # seconds
@@ -110,7 +110,7 @@ def video_statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
                 return mean, std
     if getattr(getattr(host, "config", None), "model_type", None) == "vivit":
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def fetch(url: str) -> Path:

@@ -15,7 +15,6 @@ from papr.proposals import Proposal, as_proposal
 from papr.selecting import Selection
 
 Model = TypeVar("Model", bound=nn.Module)
-_DEFAULTS = PruneConfig()
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ def prune(
     stages: Sequence[int] | None = None,
     attention: str = "dense",
     score: str = "significance",
-    motion_weight: float = 0.5,
+    motion_weight: float = PruneConfig.motion_weight,
     reuse: int = 1,
-    reuse_threshold: float = 0.25,
+    reuse_threshold: float = PruneConfig.reuse_threshold,
 ) -> Model:
     """Make a vision model look only at the patches that a small ConvNet finds significant.
 
@@ -124,7 +123,7 @@ def _configuration(keep: float | PruneConfig, **options: Any) -> PruneConfig:
     """What was asked for: a configuration as it is given, or one made of single options."""
     if not isinstance(keep, PruneConfig):
         return PruneConfig(keep, **options)
-    if any(getattr(_DEFAULTS, name) != value for name, value in options.items()):
+    if any(getattr(PruneConfig, name) != value for name, value in options.items()):
         raise ConfigError("expected a PruneConfig or single options, got both")
     return keep
 

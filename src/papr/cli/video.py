@@ -122,6 +122,7 @@ def video(
         out.print(f"{model} ({weights}), keep {keep:g}, {describe_device(target)}", highlight=False)
         seen, dense = _look(source, chosen, host, config, target, compared=pretrained)
         pictures = _draw(source, chosen, seen)
+        first = _pixels(source, chosen[0], config, target)
     fps = source.fps / stride if source.fps else 7.0
     files = {kind: out_dir / f"{clip.stem}-papr.{kind}" for kind in ("mp4", "gif", "json")}
     codec = write_mp4(files["mp4"], pictures, fps)
@@ -135,7 +136,7 @@ def video(
         )
     else:
         out.print(_top_table(top, len(chosen)))
-    rows = _time(source, chosen[0], host, config, target, rounds) if rounds else []
+    rows = _time(first, host, config, rounds) if rounds else []
     if rows:
         out.print(speed_table(rows, "clip"))
         advise(rows)
@@ -312,16 +313,7 @@ def _top_table(top: dict[str, list[Any]], windows: int) -> Table:
     return table
 
 
-def _time(
-    source: Video,
-    view: View,
-    host: nn.Module,
-    config: PruneConfig,
-    device: torch.device,
-    rounds: int,
-) -> list[Row]:
-    with open_video(source.path, source.backend) as again:
-        pixels = _pixels(again, view, config, device)
+def _time(pixels: Tensor, host: nn.Module, config: PruneConfig, rounds: int) -> list[Row]:
     with progress("timing") as bar:
         task = bar.add_task("timing", total=2 * (rounds + 1))
         return compare(

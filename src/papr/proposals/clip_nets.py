@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from papr import hub
-from papr.config import Triple
+from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ProposalError, one_line
 from papr.proposals import checkpoints, slowonly, x3d
 from papr.proposals.weight_files import SUFFIXES
@@ -42,7 +42,6 @@ NAMES: tuple[str, ...] = (*_URLS, *_TORCHVISION)
 
 _SIDES = {"s3d": 224, "mc3_18": 112, "r2plus1d_18": 112, "slowonly_r50": 224, "slowonly_r101": 224}
 _FACEBOOK: tuple[Triple, Triple] = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
-_IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def load(source: str, pretrained: bool = True) -> ClipNet:
 def _clip_net(name: str, held: checkpoints.Checkpoint) -> ClipNet:
     # mmaction2 ported X3D from its authors, and trained SlowOnly itself, on ImageNet's statistics
     own = held.layout == "mmaction2" and held.name.startswith("slowonly")
-    mean, std = _IMAGENET if own else _FACEBOOK
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if own else _FACEBOOK
     return ClipNet(name, held.net, mean, std, _SIDES.get(name, 160), every_frame=False)
 
 

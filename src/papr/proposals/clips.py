@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.errors import ProposalError
-from papr.proposals.scorers import NetScorer
+from papr.proposals.scorers import NetScorer, scaled
 
 #: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
 REFERENCE_FRAMES = 8
@@ -73,18 +73,15 @@ class ClipScorer(NetScorer):
         return self._look(x, clip)
 
     def _target(self, clip: Tensor) -> tuple[int, int, int]:
-        frames, height, width = clip.shape[2:]
-        if isinstance(self.size, tuple) and len(self.size) == 3:
-            return self.size[0], self.size[1], self.size[2]
-        if self.size == "input":
+        size, (frames, height, width) = self.size, clip.shape[2:]
+        if size == "input":
             return frames, height, width
+        if isinstance(size, tuple) and len(size) == 3:
+            return size
         frames = -(-frames // self.step)
-        if isinstance(self.size, tuple):
-            return frames, self.size[0], self.size[1]
-        short = min(height, width)
-        if not isinstance(self.size, int) or (self.shrink_only and self.size > short):
+        if size is None or isinstance(size, str):
             return frames, height, width
-        return frames, round(height * self.size / short), round(width * self.size / short)
+        return frames, *scaled(height, width, size, self.shrink_only)
 
 
 def resize_clip(clip: Tensor, size: tuple[int, int, int]) -> Tensor:

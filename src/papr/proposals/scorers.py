@@ -130,17 +130,23 @@ def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:
         return pixels
     # torch.jit.trace counts in tensors; elsewhere symbolic sizes must stay symbolic
     height, width = (int(n) if isinstance(n, Tensor) else n for n in pixels.shape[-2:])
-    if isinstance(size, int):
-        short = min(height, width)
-        target = (round(height * size / short), round(width * size / short))
-    else:
-        target = size
-    if target == (height, width) or (shrink_only and target[0] * target[1] > height * width):
+    target = scaled(height, width, size, shrink_only)
+    if target == (height, width):
         return pixels
     if torch.onnx.is_in_onnx_export() and isinstance(height, int) and isinstance(width, int):
         return resize_by_matrices(pixels.float(), target)
     # float32 because the antialiased kernel knows no bfloat16 on a CPU
     return F.interpolate(pixels.float(), size=target, mode="bilinear", antialias=True)
+
+
+def scaled(
+    height: int, width: int, size: int | tuple[int, int], shrink_only: bool = False
+) -> tuple[int, int]:
+    """(height, width) of a picture brought to `size`; see `resize`."""
+    if isinstance(size, int):
+        short = min(height, width)
+        size = (round(height * size / short), round(width * size / short))
+    return (height, width) if shrink_only and size[0] * size[1] > height * width else size
 
 
 def resize_by_matrices(pixels: Tensor, size: tuple[int, int]) -> Tensor:

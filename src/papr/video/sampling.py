@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from papr.config import IMAGENET_MEAN, IMAGENET_STD, is_count
 from papr.errors import ConfigError
 from papr.video.decoding import Video
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CHUNK = 32  # frames decoded and resized at once
 
 
@@ -67,7 +67,7 @@ class View:
 
 
 def _check_positive(name: str, number: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if not is_count(number):
         raise ConfigError(f"expected {name} of at least 1, got {number!r}")
 
 
