@@ -124,7 +124,8 @@ class ReducingBlock(Site):
 def _log_sizes(now: Travelling, prefix: int) -> Tensor:
     """The bias of proportional attention, (B, 1, 1, P + M): 0 for tokens of one patch."""
     assert now.sizes is not None
-    return F.pad(now.sizes.log(), (prefix, 0))[:, None, None]
+    precise = torch.promote_types(now.tokens.dtype, torch.float32)
+    return F.pad(now.sizes.to(precise).log(), (prefix, 0))[:, None, None]
 
 
 def _class_attention(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
@@ -194,6 +195,7 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor]:
     weight = next(block.parameters())
     drawn = torch.randn(2, 9, width, generator=torch.Generator().manual_seed(0))
     tokens = drawn.to(device=weight.device, dtype=weight.dtype)
-    expected = holder[0](tokens)
-    graft(holder, "0", behaviour, None)
-    return expected, holder[0](tokens)
+    with torch.autocast(weight.device.type, enabled=False):
+        expected = holder[0](tokens)
+        graft(holder, "0", behaviour, None)
+        return expected, holder[0](tokens)
