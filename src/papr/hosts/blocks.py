@@ -63,7 +63,7 @@ class ReducingBlock(Site):
 
     def forward(self, x: Tensor | Travelling, *args: Any, **kwargs: Any) -> Tensor | Travelling:
         """Tokens (B, P + M, C) to fewer; `Travelling` between the first and the last block."""
-        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+        if not _is_traced() and any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
             raise PrunedModelError(
                 "expected no attention mask for a host whose tokens merge or are cut in its "
                 "blocks, got one: papr.unprune(model) first"
@@ -119,6 +119,11 @@ class ReducingBlock(Site):
         answers = F.scaled_dot_product_attention(queries, keys, values, mask, drop)
         together = answers.transpose(1, 2).flatten(2)
         return tokens + self._attended(together, normalised), queries, keys
+
+
+def _is_traced() -> bool:
+    """Whether a graph is made; transformers then brings a mask of its own, which hides nothing."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _log_sizes(now: Travelling, prefix: int) -> Tensor:
