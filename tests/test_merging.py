@@ -5,10 +5,12 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
 import papr
+from papr.draw import merged_patches
 from papr.graft import states
 from papr.later import Step, steps
 from papr.reducers.merge import match, merge_tokens, moved
@@ -291,3 +293,19 @@ def test_an_attention_mask_is_refused_not_ignored() -> None:
     model = prune(small(), 0.5, merge=papr.Merge(2))
     with pytest.raises(papr.PrunedModelError, match="no attention mask"):
         model.blocks[1](torch.zeros(1, 9, 24), attn_mask=torch.zeros(9, 9))
+
+
+def test_a_picture_of_what_tokens_hold() -> None:
+    """Two patches of one token share their mean, a dropped one is white, borders are drawn."""
+    image = Image.new("RGB", (80, 40))
+    for column, colour in enumerate(((200, 0, 0), (100, 0, 0), (0, 90, 0), (0, 0, 80))):
+        image.paste(colour, (column * 20, 0, column * 20 + 20, 40))
+    picture = merged_patches(image, torch.tensor([[1, 1, -1, 0]]))
+    assert [picture.getpixel((x, 20)) for x in (10, 30, 50, 70)] == [
+        (150, 0, 0),
+        (150, 0, 0),
+        (255, 255, 255),
+        (0, 0, 80),
+    ]
+    assert picture.getpixel((20, 20)) == (150, 0, 0)  # no line within a token
+    assert picture.getpixel((60, 20)) == (255, 255, 255)

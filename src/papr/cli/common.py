@@ -18,6 +18,7 @@ from papr.compare import Row
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
+from papr.later import Merge
 from papr.proposals.clip_nets import NAMES as CLIP_NETS
 
 out = Console()
@@ -72,6 +73,24 @@ Score = Annotated[
         "(static cameras)."
     ),
 ]
+
+
+MergeR = Annotated[
+    str | None,
+    typer.Option(
+        "--merge-r",
+        help="Plain ViTs: tokens merged away in each block (ToMe), such as 8, or 16,16,8 block "
+        "by block. In the second half of the blocks, or in all where --keep is 1.",
+    ),
+]
+
+
+def parse_merge(text: str | None) -> Merge | None:
+    """Merging as --merge-r says: one number, or one a block."""
+    if text is None:
+        return None
+    numbers = parse_list(text, int, "--merge-r")
+    return Merge(numbers[0] if len(numbers) == 1 else numbers)
 
 
 def parse_stages(text: str | None) -> tuple[int, ...] | None:
