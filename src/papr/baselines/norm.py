@@ -41,6 +41,7 @@ def norm_scores(host: nn.Module, **options: Any) -> Scores:
         taken = pixels.transpose(1, 2) if plan.facts.tubelet else pixels
         grid = patches(dense, plan, taken[:1], **options).grid
         found = tokens(listening, plan, taken, **options)[:, plan.facts.prefix_tokens :]
-        return torch.linalg.vector_norm(found.float(), dim=-1).view(-1, *grid)
+        norms: Tensor = torch.linalg.vector_norm(found.float(), dim=-1)
+        return norms.view(-1, *grid)
 
     return scores
