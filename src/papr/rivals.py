@@ -5,7 +5,7 @@ often it is right, what it costs by multiply-accumulates and by the clock. `papr
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -14,35 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papr import config
-from papr.baselines import (
-    LowerResolution,
-    Scores,
-    centre_scores,
-    lower_resolution,
-    norm_scores,
-    oracle_scores,
-    random_scores,
-    stride_scores,
-)
+from papr.baselines.field import DENSE, Field, make_field
+from papr.baselines.resolution import LowerResolution
+from papr.baselines.scores import Scores
 from papr.compare import twin
-from papr.config import check_keep
-from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
+from papr.errors import ConfigError
 from papr.graft import states
 from papr.hosts import find_plan
 from papr.hosts.overhear import patches, prepare_patches
 from papr.measure import count_macs, interleave
-from papr.pruning import prune, selection, unprune, unwrap
-from papr.selecting import kept_count
+from papr.pruning import selection
 from papr.significance import describe
-
-DENSE, PAPR = "dense", "papr"
-#: The block in which EViT first drops tokens, of 12 (Liang et al., ICLR 2022, Sec. 4).
-_EVIT_BLOCK = 3
-#: PaPr keeps this many times more where merging takes tokens away too: 0.6 beside 0.5.
-_WITH_MERGING = 1.2
-#: Options of `papr.prune` that hold for every selection; the others are PaPr's own.
-_SHARED = ("stages", "attention", "reference", "mean", "std", "trace")
 
 Batch = tuple[Tensor, Tensor | None]
 
@@ -84,21 +66,6 @@ class RivalRow:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Field:
-    """Who takes part.
-
-    Attributes:
-        models: name -> module that takes the host's pixels; "dense" is the first, "papr" the next.
-        notes: name -> what else must be known of it.
-        missing: name -> why this host cannot have that rival.
-    """
-
-    models: dict[str, nn.Module]
-    notes: dict[str, str]
-    missing: dict[str, str]
 
 
 def rivals(
@@ -147,145 +114,6 @@ def rivals(
     parts = images.split(batch)
     truths = labels.split(batch) if labels is not None else [None] * len(parts)
     return measure_field(found, zip(parts, truths, strict=True), rounds, warmup, each_turn)
-
-
-def make_field(
-    model: nn.Module,
-    example: Tensor,
-    keep: float,
-    *,
-    oracle: Tensor | Scores | None = None,
-    **options: Any,
-) -> Field:
-    """The rivals as modules that share the host's weights; see `rivals`.
-
-    Args:
-        model: the host; left as it is.
-        example: pixels of the size that is to be compared; the first image is run.
-        keep: fraction of patches to keep, 0 < keep < 1.
-        oracle: as in `rivals`.
-        **options: further options of `papr.prune`.
-    """
-    if check_keep(keep) == 1:
-        raise ConfigError("expected keep below 1 to compare with the dense host, got 1")
-    makers = _Makers(model, example[:1], keep, options)
-    made = Field({DENSE: makers.dense, PAPR: makers.papr()}, {}, {})
-    if oracle is not None:
-        made.models["oracle"] = makers.scored(oracle_scores(oracle))
-    for name, make in makers.others().items():
-        try:
-            made.models[name] = make()
-        except PaprError as error:
-            made.missing[name] = str(error)
-    for name, rival in made.models.items():
-        made.notes[name] = makers.notes.get(name, _size_note(rival))
-    return made
-
-
-class _Makers:
-    """How each rival is made; the attributes are what they have in common."""
-
-    def __init__(
-        self, model: nn.Module, example: Tensor, keep: float, options: Mapping[str, Any]
-    ) -> None:
-        self.dense = unprune(twin(unwrap(model))).eval()
-        self.example, self.keep, self.options = example, keep, dict(options)
-        self.shared = {name: options[name] for name in _SHARED if name in options}
-        self.plan = find_plan(self.dense)
-        self.notes: dict[str, str] = {}
-        probe = twin(self.dense)
-        prepare_patches(probe, self.plan)
-        self.patches = patches(probe, self.plan, example)
-
-    def papr(self) -> nn.Module:
-        return prune(twin(self.dense), self.keep, **self.options)
-
-    def others(self) -> dict[str, Callable[[], nn.Module]]:
-        """Name -> what makes it, or raises PaprError where the host cannot have it."""
-        cell = self.patches.cell
-        return {
-            "random": lambda: self.scored(random_scores(cell=cell)),
-            "centre": lambda: self.scored(centre_scores(cell=cell)),
-            "stride": self._stride,
-            "embedding norm": lambda: self.scored(norm_scores(self.dense)),
-            "class attention": self._class_attention,
-            "lower resolution": self._lower_resolution,
-            "tome": lambda: self._merged("tome", 1.0, {**self.shared, "start": 0.0}),
-            "papr + tome": self._papr_and_merged,
-        }
-
-    def scored(self, scores: Scores) -> nn.Module:
-        return prune(twin(self.dense), self.keep, scores, **self.shared)
-
-    def _stride(self) -> nn.Module:
-        if self.plan.facts.stages:
-            raise UnsupportedModelError(
-                "expected one patch grid for a regular pattern, got a host with a grid for each "
-                "stage"
-            )
-        return self.scored(stride_scores(self.patches.cell, max(1, self.plan.facts.tubelet)))
-
-    def _lower_resolution(self) -> nn.Module:
-        kept = kept_count(self.keep, math.prod(self.patches.grid))
-        return lower_resolution(self.dense, kept, self.example)
-
-    def _class_attention(self) -> nn.Module:
-        recut = _kind("Recut")(keep=self.keep, blocks=(_EVIT_BLOCK,), by="attention")
-        self.notes["class attention"] = f"dropped in block {_EVIT_BLOCK}"
-        pruned: nn.Module = prune(twin(self.dense), 1.0, recut=recut, **self.shared)  # type: ignore[call-arg]
-        return self._tried(pruned)
-
-    def _papr_and_merged(self) -> nn.Module:
-        keep = min(0.99, self.keep * _WITH_MERGING)
-        return self._merged("papr + tome", keep, {**self.options, "start": 0.5})
-
-    def _merged(self, name: str, keep: float, options: dict[str, Any]) -> nn.Module:
-        """With as many tokens merged a block as brings the host to PaPr's GMACs."""
-        merge, start = _kind("Merge"), options.pop("start")
-
-        def make(r: int) -> nn.Module:
-            asked = {**options, "merge": merge(r=r, start=start)}
-            return prune(twin(self.dense), keep, **asked)
-
-        target = count_macs(self.papr(), self.example).total
-        r = _nearest(lambda r: count_macs(make(r), self.example).total, target)
-        self.notes[name] = f"r = {r}" + (f", keep {keep:g}" if keep < 1 else "")
-        return self._tried(make(r))
-
-    def _tried(self, rival: nn.Module) -> nn.Module:
-        with torch.no_grad():
-            rival(self.example)
-        return rival
-
-
-def _kind(name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] | None = getattr(config, name, None)
-    if found is None:
-        raise UnsupportedModelError(f"expected papr.{name}, which this version of papr has not")
-    return found
-
-
-def _nearest(cost: Callable[[int], int], target: int) -> int:
-    """The r from 1 whose cost, which falls with r, is nearest to `target`."""
-    known = {1: cost(1)}
-    high = 1
-    while known[high] > target:
-        known[2 * high] = cost(2 * high)
-        high *= 2
-        if known[high] == known[high // 2]:  # nothing is left to merge
-            break
-    low = max(1, high // 2)
-    while high - low > 1:
-        middle = (low + high) // 2
-        known[middle] = cost(middle)
-        low, high = (middle, high) if known[middle] > target else (low, middle)
-    return min(known, key=lambda r: (abs(known[r] - target), r))
-
-
-def _size_note(rival: nn.Module) -> str:
-    if not isinstance(rival, LowerResolution):
-        return ""
-    return "{} x {} px".format(*rival.size)
 
 
 @dataclass
@@ -406,16 +234,3 @@ def tokens_left(rival: nn.Module, pixels: Tensor) -> int:
         rival(pixels)
         return selection(rival).indices.shape[1]
     return plan.features(rival, pixels).shape[1] - plan.feature_prefix
-
-
-@torch.inference_mode()
-def kept_masks(found: Field, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(name, (B, *grid) bool) of each rival that selects patches once; for pictures."""
-    for name, rival in found.models.items():
-        if name == DENSE or not states(rival):
-            continue
-        rival(pixels)
-        try:
-            yield name, selection(rival).mask()
-        except SelectionError:
-            continue
