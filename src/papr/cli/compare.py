@@ -275,20 +275,17 @@ def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalR
 def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
     title = f"keep {keep:g}, {rows[0].images} images; time of batch {batch}"
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    judged = rows[0].agreement is not None
-    labelled = rows[0].top1 is not None
-    headings = ["tokens", *["agree"] * judged, "cosine", *["top-1"] * labelled]
-    for heading in (*headings, "GMACs", "ms/image", "speed-up", "ideal"):
+    shares = {"agree": "agreement", "cosine": "cosine", "top-1": "top1"}
+    shares = {h: name for h, name in shares.items() if getattr(rows[0], name) is not None}
+    for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up", "ideal"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", style="dim")
     for row in rows:
-        shares = [f"{row.agreement:.3f}"] * judged + [f"{row.cosine:.3f}"]
-        shares += [f"{row.top1:.3f}"] * labelled
         looking = f" + {row.gmacs_proposal:.2f}" if row.gmacs_proposal else ""
         table.add_row(
             row.name,
             str(row.tokens),
-            *shares,
+            *(f"{getattr(row, name):.3f}" for name in shares.values()),
             f"{row.gmacs_host:.2f}{looking}",
             f"{row.ms_per_image[0]:.1f}",
             with_quartiles(row.speedup),
