@@ -60,6 +60,9 @@ class PruneConfig:
         reuse_threshold: how much the picture may have changed since, in the host's pixel units
             (1 is one standard deviation of what it was normalised with), before it is looked at
             anew; see `papr.proposals.reuse`.
+        share: None for the same number of patches in every image, or 0 < share < 1: each image
+            keeps as many as carry this share of its significance, from 0.75 to 1.25 times `keep`,
+            which is the mean that the share was calibrated for; see `papr.calibrate`.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -78,6 +81,7 @@ class PruneConfig:
     motion_weight: float = 0.5
     reuse: int = 1
     reuse_threshold: float = 0.25
+    share: float | None = None
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -91,6 +95,7 @@ class PruneConfig:
         if self.score not in SCORES:
             raise ConfigError(f'expected score "significance" or "motion", got {self.score!r}')
         _check_video(self)
+        _check_share(self)
         for name in ("reference", "trace"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -213,6 +218,19 @@ def _check_video(config: PruneConfig) -> None:
         )
     if config.reuse == 1 and threshold != PruneConfig.reuse_threshold:
         raise ConfigError(f"expected reuse_threshold with reuse > 1, got {threshold!r} with 1")
+
+
+def _check_share(config: PruneConfig) -> None:
+    share = config.share
+    if share is None:
+        return
+    if not _is_number(share) or not 0 < share < 1:
+        raise ConfigError(f"expected 0 < share < 1, or None, got {share!r}")
+    if config.reference or config.keep == 1:
+        raise ConfigError(
+            "expected share with keep below 1 and not in reference mode, which keeps one number of "
+            f"patches, got keep={config.keep!r} and reference={config.reference!r}"
+        )
 
 
 def _triple(value: object, name: str) -> Triple:

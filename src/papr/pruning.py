@@ -6,13 +6,15 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple
+from papr.budgets import default_share
+from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple, check_keep
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
+from papr.hosts.grouped import Grouped
 from papr.hosts.state import HostState, warn_unknown_statistics
 from papr.proposals import Proposal, as_proposal
-from papr.selecting import Selection
+from papr.selecting import BudgetedSelection, Selection
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,7 +39,7 @@ class Support:
 
 def prune(
     model: Model,
-    keep: float | PruneConfig = 0.5,
+    keep: float | str | PruneConfig = 0.5,
     proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = DEFAULT_PROPOSAL,
     *,
     proposal_size: ProposalSize = None,
@@ -51,6 +53,8 @@ def prune(
     motion_weight: float = PruneConfig.motion_weight,
     reuse: int = 1,
     reuse_threshold: float = PruneConfig.reuse_threshold,
+    target: float | None = None,
+    share: float | None = None,
 ) -> Model:
     """Make a vision model look only at the patches that a small ConvNet finds significant.
 
@@ -63,7 +67,8 @@ def prune(
         model: the host; `papr.supported(model)` says whether it can be pruned. A model wrapped by
             `torch.compile` or DistributedDataParallel may be given as it is.
         keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, and then
-            nothing else.
+            nothing else. "auto": each image keeps as many as carry a share of its significance,
+            from 0.75 to 1.25 times `target`; see `papr.calibrate`.
         proposal: who looks first; see `papr.Proposal`.
         proposal_size: resolution the proposal runs at; see `PruneConfig`.
         reference: exact semantics of the paper's reference; see `PruneConfig`.
@@ -79,6 +84,9 @@ def prune(
         reuse: of a video host, for how many clips of a stream a significance map serves. In
             eager code, without gradients, on one thread; see `papr.proposals.reuse`.
         reuse_threshold: how much the picture may have changed by then; see `PruneConfig`.
+        target: with keep="auto", the fraction of patches that stay in the mean; None for 0.5.
+        share: with keep="auto", what `papr.calibrate` gave for that target; None for the one
+            measured for the embedded proposal.
 
     Returns:
         `model`, the same object.
@@ -89,6 +97,15 @@ def prune(
         ProposalError: the proposal cannot be loaded or returns no feature map.
         In each case the model is as it was before the call.
     """
+    if keep == "auto":
+        keep = 0.5 if target is None else check_keep(target)
+        known = proposal if proposal_size is None else None
+        share = default_share(keep, known) if share is None else share
+    elif target is not None or share is not None:
+        raise ConfigError(
+            f'expected target and share with keep="auto", got target={target!r}, share={share!r} '
+            f"and keep={keep!r}"
+        )
     config = _configuration(
         keep,
         proposal=proposal,
@@ -103,6 +120,7 @@ def prune(
         motion_weight=motion_weight,
         reuse=reuse,
         reuse_threshold=reuse_threshold,
+        share=share,
     )
     host = unwrap(model)
     plan = find_plan(host)
@@ -119,10 +137,10 @@ def prune(
     return model
 
 
-def _configuration(keep: float | PruneConfig, **options: Any) -> PruneConfig:
+def _configuration(keep: float | str | PruneConfig, **options: Any) -> PruneConfig:
     """What was asked for: a configuration as it is given, or one made of single options."""
     if not isinstance(keep, PruneConfig):
-        return PruneConfig(keep, **options)
+        return PruneConfig(keep, **options)  # type: ignore[arg-type]  # which refuses text
     if any(getattr(PruneConfig, name) != value for name, value in options.items()):
         raise ConfigError("expected a PruneConfig or single options, got both")
     return keep
@@ -154,6 +172,8 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
 
 def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
     """Refuse options that this host has no use for."""
+    if config.share is not None:
+        _check_budgets(host, plan)
     count = plan.facts.stages
     if config.stages is not None and max(config.stages) >= count:
         has = f"{count} stages, 0 to {count - 1}" if count else "no stages: its tokens drop once"
@@ -172,6 +192,20 @@ def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
         )
 
 
+def _check_budgets(host: nn.Module, plan: Plan) -> None:
+    """Refuse budgets for each image where the host cannot have them."""
+    if plan.facts.stages or plan.facts.tubelet:
+        what = "takes clips" if plan.facts.tubelet else "keeps its grid dense"
+        raise ConfigError(
+            f"expected one keep for a {plan.family}, which {what}, got a budget for each image"
+        )
+    if hasattr(host, "text_model"):
+        raise UnsupportedModelError(
+            f"cannot give each image its budget in {type(host).__name__}, whose answers compare "
+            "images with texts across the batch: prune its vision_model"
+        )
+
+
 def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     """The sites beyond the entry that this configuration grafts."""
     if state.dense:
@@ -179,7 +213,8 @@ def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     kept_attention = state.config.attention == "kept" and plan.kept_attention is not None
     cuts = plan.kept_attention if kept_attention else plan.cuts
     assert cuts is not None
-    return [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]
+    root = [] if state.config.share is None else [Cut("", Grouped)]
+    return root + [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]
 
 
 def unprune(model: Model) -> Model:
@@ -196,7 +231,7 @@ def is_pruned(model: nn.Module) -> bool:
     return bool(states(unwrap(model)))
 
 
-def selection(model: nn.Module, stage: int | None = None) -> Selection:
+def selection(model: nn.Module, stage: int | None = None) -> Selection | BudgetedSelection:
     """Which patches the last forward pass kept.
 
     Of this thread's last pass where it ran eagerly; of the last one to finish where it was

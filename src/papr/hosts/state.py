@@ -1,8 +1,10 @@
 """What the sites of one pruned host share: configuration, scorers, the selection of this pass."""
 
+import contextlib
 import math
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from papr.config import PruneConfig, Triple
-from papr.errors import PaprWarning, SelectionError
+from papr.errors import PaprWarning, PrunedModelError, SelectionError
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Passes, Record, Stage, is_recomputing
 from papr.motion import mix, motion_map
 from papr.proposals import Proposal
 from papr.proposals.reuse import ReusingScorer
 from papr.proposals.scorers import Scorer, floating_weight
-from papr.selecting import Selection, kept_count, top_indices
+from papr.selecting import BudgetedSelection, Selection, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
 
@@ -63,6 +65,7 @@ class HostState:
         self._keep = repr(self.config.keep)
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
         self.passes = Passes()
+        self._local = threading.local()  # of budgets: what a group was given, and what was kept
 
     @property
     def dense(self) -> bool:
@@ -110,14 +113,7 @@ class HostState:
             self.passes.put(tuple(_everything(pixels, g) for g in self._grids(grid)))
             self.passes.finish()  # there is no cut that would
             return
-        if torch.compiler.is_compiling():
-            scorer = self.scorer
-        else:  # a replica of DataParallel, or weights assigned from elsewhere, may have moved
-            weight = floating_weight(entry)
-            scorer = self._scorer_on(pixels.device, (pixels if weight is None else weight).dtype)
-        assert scorer is not None
-        raw = scorer(pixels)
-        check_scores(raw)
+        raw = self._given_scores() if self.config.share else self.raw_scores(pixels, entry)
         if self.config.score == "motion":
             with torch.no_grad():
                 change = motion_map(pixels, grid)
@@ -125,6 +121,44 @@ class HostState:
             check_scores(raw)
         grids = enumerate(self._grids(grid))
         self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
+
+    def raw_scores(self, pixels: Tensor, entry: nn.Module) -> Tensor:
+        """What the proposal finds in pixels, (B, h, w), checked; arguments as of `look`."""
+        if torch.compiler.is_compiling():
+            scorer = self.scorer
+        else:  # a replica of DataParallel, or weights assigned from elsewhere, may have moved
+            weight = floating_weight(entry)
+            scorer = self._scorer_on(pixels.device, (pixels if weight is None else weight).dtype)
+        assert scorer is not None
+        raw: Tensor = scorer(pixels)
+        check_scores(raw)
+        return raw
+
+    @property
+    def given(self) -> tuple[Tensor, int] | None:
+        """Of budgets: the scores and the count of the group that this thread runs; else None."""
+        return getattr(self._local, "given", None)
+
+    @contextlib.contextmanager
+    def giving(self, raw: Tensor, count: int) -> Iterator[None]:
+        """Run one group: its scores (B, h, w) and how many patches each of its images keeps."""
+        self._local.given = (raw, count)
+        try:
+            yield
+        finally:
+            self._local.given = None
+
+    def _given_scores(self) -> Tensor:
+        if self.given is None:
+            raise PrunedModelError(
+                "expected a call of the whole model, which gives each image its budget, got one "
+                "of a part: papr.prune with a fixed keep for that"
+            )
+        return self.given[0]
+
+    def keep_groups(self, selection: BudgetedSelection) -> None:
+        """What the last pass of this thread kept, over all groups."""
+        self._local.groups = selection
 
     def _grids(self, grid: Grid) -> tuple[Grid, ...]:
         return (grid,) if self.facts.pyramid is None else self.facts.pyramid(grid)
@@ -141,7 +175,8 @@ class HostState:
     def _rank(self, raw: Tensor, grid: Grid) -> Stage:
         scores = to_grid(raw, grid)
         counted = self.config.reference and self.facts.class_token
-        count = kept_count(float(self._keep), math.prod(grid), counted)
+        given = self.given if self.config.share else None
+        count = given[1] if given else kept_count(float(self._keep), math.prod(grid), counted)
         return top_indices(scores, count), scores if self.config.trace else None, grid
 
     def take(self, again: bool = False, stage: int = 0) -> Selection:
@@ -165,7 +200,7 @@ class HostState:
         indices, scores, grid = part
         return Selection(indices, grid, scores)
 
-    def last(self, stage: int | None = None) -> Selection:
+    def last(self, stage: int | None = None) -> Selection | BudgetedSelection:
         """The selection of the last forward pass, of this thread where it ran eagerly.
 
         Args:
@@ -177,6 +212,9 @@ class HostState:
         """
         if not self.config.trace:
             raise SelectionError("expected trace=True to keep selections, got trace=False")
+        groups: BudgetedSelection | None = getattr(self._local, "groups", None)
+        if groups is not None:
+            return groups
         record = self.passes.last()
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
