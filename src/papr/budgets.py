@@ -17,7 +17,7 @@ from papr.proposals import as_proposal
 from papr.selecting import kept_count
 from papr.significance import to_grid
 
-#: Budgets as fractions of the target's. Finer or wider made more groups and no better answers.
+#: Budgets as fractions of the target's. Eighths of all patches are too coarse at a low target.
 STEPS = (0.75, 0.875, 1.0, 1.125, 1.25)
 #: Share by target, of the embedded proposal at its default size on a grid of 14 x 14: what every
 #: second of 500 ImageNet photographs gave. See benchmarks/adaptive.py.

@@ -241,6 +241,9 @@ def selection(model: nn.Module, stage: int | None = None) -> Selection | Budgete
         model: a pruned model.
         stage: of Swin and ConvNeXt, which stage's selection; None for the first pruned one.
 
+    Returns:
+        A `Selection`; a `BudgetedSelection` where each image has a budget of its own.
+
     Raises:
         SelectionError: the model is not pruned, has not run yet, was pruned with trace=False, or
             does not prune that stage.
