@@ -66,6 +66,9 @@ class PruneConfig:
         pool: of a plain ViT, into how many means the pruned patches are pooled instead of being
             dropped; see `papr.reducers.pool`.
         recut: of a plain ViT, drop tokens once more in a later block; see `papr.Recut`.
+        share: None for the same number of patches in every image, or 0 < share < 1: each image
+            keeps as many as carry this share of its significance, from 0.75 to 1.25 times `keep`,
+            which is the mean that the share was calibrated for; see `papr.calibrate`.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -87,6 +90,7 @@ class PruneConfig:
     merge: Merge | None = None
     pool: int = 0
     recut: Recut | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -101,6 +105,7 @@ class PruneConfig:
             raise ConfigError(f'expected score "significance" or "motion", got {self.score!r}')
         _check_video(self)
         _check_later(self)
+        _check_share(self)
         for name in ("reference", "trace"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -236,6 +241,23 @@ def _check_later(config: PruneConfig) -> None:
     if config.reference and (config.pool or config.recut):
         raise ConfigError(
             "expected neither pool nor recut in reference mode: the paper does not know them"
+        )
+
+
+def _check_share(config: PruneConfig) -> None:
+    share = config.share
+    if share is None:
+        return
+    if not _is_number(share) or not 0 < share < 1:
+        raise ConfigError(f"expected 0 < share < 1, or None, got {share!r}")
+    if config.merge or config.pool or config.recut:
+        raise ConfigError(
+            "expected neither merge, pool nor recut where each image has a budget of its own"
+        )
+    if config.reference or config.keep == 1:
+        raise ConfigError(
+            "expected share with keep below 1 and not in reference mode, which keeps one number of "
+            f"patches, got keep={config.keep!r} and reference={config.reference!r}"
         )
 
 

@@ -26,7 +26,7 @@ from papr.hosts.overhear import patches, prepare_patches
 from papr.later import Merge, Recut
 from papr.measure import count_macs
 from papr.pruning import prune, selection, unprune, unwrap
-from papr.selecting import kept_count
+from papr.selecting import Selection, kept_count
 
 DENSE, PAPR = "dense", "papr"
 #: The block in which EViT first drops tokens, of 12 (Liang et al., ICLR 2022, Sec. 4).
@@ -188,6 +188,7 @@ def kept_masks(found: Field, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
             continue
         rival(pixels)
         chosen = selection(rival)
+        assert isinstance(chosen, Selection)
         mask = chosen.mask()
         if chosen.sources is not None:  # later cuts have dropped some too
             mask = mask & (chosen.sources.view(mask.shape) >= 0)

@@ -237,7 +237,8 @@ def _look(
         for view in bar.track(chosen):
             pixels = _pixels(source, view, config, device)
             logits = pruned(pixels).logits[0].float().cpu()
-            kept: Selection = selection(pruned)
+            kept = selection(pruned)
+            assert isinstance(kept, Selection)
             assert kept.scores is not None
             mask, scores, indices = kept.mask()[0], kept.scores[0], kept.indices[0]
             seen.append(_Seen(mask.cpu(), scores.cpu(), indices.cpu(), logits))
