@@ -28,6 +28,13 @@ def mask(
     proposal_size: ProposalSize = None,
     size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+    score: Annotated[
+        str,
+        typer.Option(
+            help='"significance" as in the paper, or "softcam": class activation maps weighted by '
+            "probability."
+        ),
+    ] = "significance",
 ) -> None:
     """Draw the significance map and the kept patches of images.
 
@@ -36,6 +43,8 @@ def mask(
     the top left. An image that cannot be read is named and skipped; the exit status is then 1.
     """
     check_keep(keep)
+    if score not in ("significance", "softcam"):
+        raise ConfigError(f'expected --score "significance" or "softcam", got {score!r}')
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
     who_size = parse_size(proposal_size, "--proposal-size")
@@ -43,7 +52,7 @@ def mask(
     who = Proposal(proposal)
     broken: list[str] = []
     with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
-        for path, name in bar.track(list(zip(paths, _names(paths), strict=True))):
+        for path, name in bar.track(list(zip(paths, unique_names(paths), strict=True))):
             try:
                 photograph = fit(load_image(path), size, patch)
             except (ImageError, MemoryError) as error:
@@ -51,12 +60,12 @@ def mask(
                 continue
             pixels = to_pixels(photograph)
             with torch.inference_mode():
-                chosen = select_patches(pixels, keep, who, patch, who_size)
+                chosen = select_patches(pixels, keep, who, patch, who_size, score)
             assert chosen.scores is not None
             picture = panel(
                 [
                     (path.name, photograph),
-                    ("significance", heat_map(photograph, chosen.scores[0])),
+                    (score, heat_map(photograph, chosen.scores[0])),
                     (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
                 ]
             )
@@ -67,6 +76,7 @@ def mask(
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),
+                "score": score,
                 "keep": keep,
                 "kept": chosen.indices[0].tolist(),
             }
@@ -78,7 +88,7 @@ def mask(
         raise typer.Exit(1)
 
 
-def _names(paths: list[Path]) -> list[str]:
+def unique_names(paths: list[Path]) -> list[str]:
     """A name for each picture: the image's own, numbered where two are alike."""
     names: list[str] = []
     taken: set[str] = set()
