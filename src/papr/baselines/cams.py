@@ -98,14 +98,15 @@ def cam(name: str, net: nn.Module, only_last: bool = False, fold: bool = True) -
         raise ConfigError(f"expected a method among {', '.join(METHODS)}, got {name!r}")
     kind = _KINDS[name]
     run: Callable[[Tensor], Tensor]
-    if kind.library is None:
-        score = "softcam" if name == "softcam" else "significance"
-        weight = floating_weight(net)
-        assert weight is not None
-        run = Proposal(net, size="input").scorer(weight.device, weight.dtype, score=score)
-    else:
-        own = folded(net) if fold else copy.deepcopy(net)
-        run = _from_library(_library_class(kind.library), own, kind, only_last)
+    with torch.inference_mode(False):  # weights made in it could not be used with gradients
+        if kind.library is None:
+            score = "softcam" if name == "softcam" else "significance"
+            weight = floating_weight(net)
+            assert weight is not None
+            run = Proposal(net, size="input").scorer(weight.device, weight.dtype, score=score)
+        else:
+            own = folded(net) if fold else copy.deepcopy(net)
+            run = _from_library(_library_class(kind.library), own, kind, only_last)
     return Cam(name, kind.batches, kind.needs_gradients, kind.what, run)
 
 

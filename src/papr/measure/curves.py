@@ -70,13 +70,14 @@ def curves(
     Raises:
         ValueError: shapes do not fit, or there are more steps than patches.
     """
-    count, (rows, columns) = len(pixels), scores.shape[1:]
-    patches = rows * columns
+    count = len(pixels)
     if scores.ndim != 3 or not len(scores) == len(classes) == count:
         raise ValueError(
             f"expected scores ({count}, rows, columns) and classes ({count},), got "
             f"{tuple(scores.shape)} and {tuple(classes.shape)}"
         )
+    rows, columns = scores.shape[1:]
+    patches = rows * columns
     if pixels.shape[-2] % rows or pixels.shape[-1] % columns:
         raise ValueError(
             f"expected a grid that divides the picture {tuple(pixels.shape[-2:])}, got "
