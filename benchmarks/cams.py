@@ -55,12 +55,15 @@ def rivals(net: torch.nn.Module) -> dict[str, Cam]:
 def main() -> None:
     options = parser(__doc__ or "", "cams-{device}.json")
     options.add_argument("--data", default=SHARED / "imagenet-sample", type=type(SHARED))
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--images", type=int, default=500, help="of the photographs, evenly")
     options.add_argument("--curve-images", type=int, default=40)
     options.add_argument("--scorecam-images", type=int, default=3)
     args = options.parse_args()
     device = pick_device(args.device)
     pixels, labels = (t.to(device) for t in photographs(args.data))
+    chosen = sorted(spread(args.images, len(pixels)))
+    pixels, labels = pixels[chosen], labels[chosen]
     net = embedded.classifier().to(device)
     judge = folded(embedded.classifier(name="efficientnet_lite2").to(device))
 
@@ -72,7 +75,8 @@ def main() -> None:
         ratio, lower, upper = row["slower"][16]
         print(
             f"{name:28}{row['ms_per_image'][1][0]:9.1f}{row['ms_per_image'][16][0]:9.1f} ms/image"
-            f"{ratio:9.2f} x papr ({lower:.2f}-{upper:.2f})"
+            f"{ratio:9.2f} x papr ({lower:.2f}-{upper:.2f})",
+            flush=True,
         )
 
     judged = {
@@ -86,7 +90,7 @@ def main() -> None:
     for group, rows in quality.summary().items():
         print(group)
         for name, row in rows.items():
-            print(f"  {name:12}", row)
+            print(f"  {name:12}", row, flush=True)
 
     at_160 = functools.partial(Proposal().scorer, device, torch.float32, None, MEAN, STD)
     scorers: dict[str, Callable[[Tensor], Tensor]] = {

@@ -6,7 +6,7 @@ would flatter maps made of its own classes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,8 @@ from papr.significance import to_grid
 
 #: Below this probability of its own top-1, the network that the maps are made of counts as unsure.
 UNSURE = 0.3
+#: Turns in which Score-CAM is timed, at most.
+SLOW_ROUNDS = 2
 #: Selections without a map, printed beside those with one.
 PLACES = ("random", "centre")
 
@@ -33,7 +35,7 @@ class CamTime:
 
     Attributes:
         ms_per_image: batch size -> milliseconds per image (median, lower, upper quartile).
-        slower: batch size -> its time over that of the first method, turn by turn, likewise.
+        slower: batch size -> its time over that of the first fast method, turn by turn, likewise.
         gain: time per image alone over that in the largest batch, turn by turn, likewise; above 1,
             batches save time.
         batch_gap: how far the maps of a batch are from those of its images one by one, the largest
@@ -55,40 +57,74 @@ def time_cams(
 ) -> dict[str, CamTime]:
     """Time methods alone and in a batch, all taking turns in one run.
 
-    A call of Score-CAM goes image by image and takes a thousand forwards for each, so it is timed
-    on one image of the batch, and that time counts for either batch size.
+    A call of Score-CAM goes image by image and runs the network a thousand times for each: it is
+    timed on one image, and that time counts for either batch size. It takes turns with the
+    method that all are compared with, at most `SLOW_ROUNDS` of them, after the others are done.
 
     Args:
-        cams: name -> method; the first is what the others are compared with.
+        cams: name -> method; the first is what the others are compared with, unless that is
+            Score-CAM and there is another.
         pixels: (B, 3, H, W), a batch normalised for the classifier.
         rounds: turns that count.
-        warmup: turns before them.
-        each_turn: called after every turn; see `timed_calls` for how many there are.
+        warmup: turns before them, of all but Score-CAM.
+        each_turn: called after every turn; see `turns` for how many there are.
     """
     sizes = sorted({1, len(pixels)})
-    rivals = {key: partial(cams[key[0]], pixels[: key[1]]) for key in timed_calls(cams, sizes)}
+    base, slow = compared_with(cams), [name for name in cams if name == "scorecam"]
+    fast = [name for name in cams if name not in slow]
+    rivals = {(n, size): partial(cams[n], pixels[:size]) for size in sizes for n in fast}
+    found = _interleave(rivals, rounds, warmup, pixels, each_turn)
+    times = {name: _cost(found, name, base, sizes) for name in fast}
+    for name in slow:
+        some = {key: call for key, call in rivals.items() if key[0] == base}
+        some[name, 1] = partial(cams[name], pixels[:1])
+        beside = _interleave(some, min(rounds, SLOW_ROUNDS), 0, pixels, each_turn)
+        beside |= {(name, size): beside[name, 1] for size in sizes}
+        times[name] = _cost(beside, name, base, sizes)
+    gaps = {name: batch_gap(cams[name], pixels[:4]) for name in fast}
+    return {name: replace(times[name], batch_gap=gaps.get(name)) for name in cams}
+
+
+def compared_with(cams: Iterable[str]) -> str:
+    """The method whose time is 1: the first that is not Score-CAM, where there is one."""
+    return next((name for name in cams if name != "scorecam"), "scorecam")
+
+
+def turns(cams: Iterable[str], batch: int, rounds: int, warmup: int = 1) -> int:
+    """How many calls `time_cams` times."""
+    names, sizes = set(cams), len({1, batch})
+    fast = len(names - {"scorecam"})
+    count = (rounds + warmup) * sizes * fast
+    if "scorecam" in names:
+        count += min(rounds, SLOW_ROUNDS) * (1 + (sizes if fast else 0))
+    return count
+
+
+def _interleave(
+    rivals: Mapping[tuple[str, int], Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    pixels: Tensor,
+    each_turn: Callable[[], object] | None,
+) -> dict[tuple[str, int], Timing]:
+    """Seconds per image of each call."""
     named = {f"{name} {size}": call for (name, size), call in rivals.items()}
-    timings = interleave(named, rounds, warmup, pixels.device, each_turn)
-
-    def per_image(name: str, size: int) -> Timing:
-        size = size if (name, size) in rivals else 1
-        return Timing(tuple(s / size for s in timings[f"{name} {size}"].seconds))
-
-    base = next(iter(cams))
+    found = interleave(named, rounds, warmup, pixels.device, each_turn)
     return {
-        name: CamTime(
-            {size: per_image(name, size).ms_per_image(1) for size in sizes},
-            {size: per_image(base, size).speedup_over(per_image(name, size)) for size in sizes},
-            per_image(name, sizes[-1]).speedup_over(per_image(name, 1)),
-            None if name == "scorecam" else batch_gap(method, pixels),
-        )
-        for name, method in cams.items()
+        (name, size): Timing(tuple(s / size for s in found[f"{name} {size}"].seconds))
+        for name, size in rivals
     }
 
 
-def timed_calls(cams: Iterable[str], sizes: Iterable[int]) -> list[tuple[str, int]]:
-    """(method, batch size) of the calls that take turns."""
-    return [(n, size) for size in sorted(set(sizes)) for n in cams if n != "scorecam" or size == 1]
+def _cost(
+    found: Mapping[tuple[str, int], Timing], name: str, base: str, sizes: list[int]
+) -> CamTime:
+    return CamTime(
+        {size: found[name, size].ms_per_image(1) for size in sizes},
+        {size: found[base, size].speedup_over(found[name, size]) for size in sizes},
+        found[name, sizes[-1]].speedup_over(found[name, 1]),
+        None,
+    )
 
 
 @torch.inference_mode()

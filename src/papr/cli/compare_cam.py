@@ -16,7 +16,7 @@ from torch import Tensor
 from papr.baselines.cams import METHODS, Cam, cam, folded
 from papr.cli.common import environment, errors, out, parse_list, pick_device, progress
 from papr.cli.mask import unique_names
-from papr.compare_cams import PLACES, CamQuality, CamTime, spread, time_cams, timed_calls
+from papr.compare_cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.errors import ConfigError
@@ -160,7 +160,7 @@ def _time(
     some = [photographs[i % len(photographs)] for i in range(batch)]
     x = (_pixels(some, device) - 0.5) / 0.5
     with progress("timing") as bar:
-        task = bar.add_task("timing", total=(rounds + 1) * len(timed_calls(cams, (1, batch))))
+        task = bar.add_task("timing", total=turns(cams, batch, rounds))
         return time_cams(cams, x, rounds, each_turn=lambda: bar.advance(task))
 
 
@@ -216,8 +216,8 @@ def describe(cams: dict[str, Cam], times: dict[str, CamTime]) -> dict[str, dict[
 
 
 def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) -> Table:
-    base, some = next(iter(times.items()))
-    large = max(some.ms_per_image)
+    base = compared_with(times)
+    large = max(times[base].ms_per_image)
     table = Table(
         "method",
         title=f"ms per image, medians of {rounds} turns (quartiles of the ratio)",
