@@ -21,7 +21,7 @@ Size = None | str | int | tuple[int, int]
 ProposalSize = Size | tuple[int, int, int]
 Triple = tuple[float, float, float]
 ATTENTION = ("dense", "kept")
-SCORES = ("significance", "motion")
+SCORES = ("significance", "softcam", "motion")
 #: What most networks were trained with, for pixels in [0, 1].
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -53,8 +53,10 @@ class PruneConfig:
         attention: of a Swin host, "dense" (the paper's: only MLPs skip) or "kept" (tokens that
             are not selected take no part in window attention either, neither as queries nor as
             keys; faster, and further from the dense model).
-        score: "significance" (the paper's), or of a video host "motion", which mixes it with how
-            much each patch changed since the last tubelet; see `papr.motion`.
+        score: "significance" (the paper's channel mean); of an image host "softcam", the class
+            activation maps of the proposal's classes, each weighted by its probability (see
+            `papr.proposals.heads`); or of a video host "motion", which mixes the significance with
+            how much each patch changed since the last tubelet (see `papr.motion`).
         motion_weight: the weight of that change, 0 to 1; the significance has the rest.
         reuse: of a video host, for how many clips of a stream the significance map serves, the
             one it was made from included. With gradients enabled every clip is looked at.
@@ -102,7 +104,8 @@ class PruneConfig:
         if self.attention not in ATTENTION:
             raise ConfigError(f'expected attention "dense" or "kept", got {self.attention!r}')
         if self.score not in SCORES:
-            raise ConfigError(f'expected score "significance" or "motion", got {self.score!r}')
+            known = " or ".join(f'"{name}"' for name in SCORES)
+            raise ConfigError(f"expected score {known}, got {self.score!r}")
         _check_video(self)
         _check_later(self)
         _check_share(self)

@@ -83,8 +83,9 @@ def prune(
         stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.
         attention: of Swin, "dense" as in the paper, or "kept": patches that are not selected take
             no part in window attention either. Faster, and further from the dense model.
-        score: of a video host, "significance" or "motion", which mixes in how much each patch
-            changed since the last tubelet; see `papr.motion`.
+        score: "significance", the paper's; of an image host "softcam", the proposal's class
+            activation maps weighted by probability, for proposals with a linear classifier; of a
+            video host "motion", which mixes in how much each patch changed; see `PruneConfig`.
         motion_weight: of that change, 0 to 1.
         reuse: of a video host, for how many clips of a stream a significance map serves. In
             eager code, without gradients, on one thread; see `papr.proposals.reuse`.
@@ -175,6 +176,8 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
             "expected no proposal_size for a callable, which gets the host's pixels as they are, "
             f"got {config.proposal_size!r}"
         )
+    if config.score == "softcam":
+        proposal.check_softcam(facts.tubelet)
     _check_options(host, config, plan)
     later = _check_later(host, config, plan)
     known = facts.mean is not None or proposal.mean is None
@@ -222,8 +225,8 @@ def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
         )
     if not plan.facts.tubelet and (config.score == "motion" or config.reuse > 1):
         raise ConfigError(
-            f'expected score="significance" and reuse=1 for a {plan.family}, which takes images, '
-            f"got score={config.score!r} and reuse={config.reuse}"
+            f'expected score="significance" or "softcam" and reuse=1 for a {plan.family}, which '
+            f"takes images, got score={config.score!r} and reuse={config.reuse}"
         )
 
 

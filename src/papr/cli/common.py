@@ -72,8 +72,8 @@ Attention = Annotated[
 Score = Annotated[
     str,
     typer.Option(
-        help='Video: "significance" as in the paper, or "motion": what changes counts too '
-        "(static cameras)."
+        help='"significance" as in the paper; images: "softcam", by what the proposal\'s classes '
+        'say; video: "motion": what changes counts too (static cameras).'
     ),
 ]
 

@@ -35,6 +35,13 @@ def mask(
     proposal_size: ProposalSize = None,
     size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+    score: Annotated[
+        str,
+        typer.Option(
+            help='"significance" as in the paper, or "softcam": class activation maps weighted by '
+            "probability."
+        ),
+    ] = "significance",
 ) -> None:
     """Draw the significance map and the kept patches of images.
 
@@ -43,6 +50,8 @@ def mask(
     the top left. An image that cannot be read is named and skipped; the exit status is then 1.
     """
     check_keep(keep)
+    if score not in ("significance", "softcam"):
+        raise ConfigError(f'expected --score "significance" or "softcam", got {score!r}')
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
     who_size = parse_size(proposal_size, "--proposal-size")
@@ -58,12 +67,12 @@ def mask(
                 continue
             pixels = to_pixels(photograph)
             with torch.inference_mode():
-                chosen = select_patches(pixels, keep, who, patch, who_size)
+                chosen = select_patches(pixels, keep, who, patch, who_size, score)
             assert chosen.scores is not None
             picture = panel(
                 [
                     (path.name, photograph),
-                    ("significance", heat_map(photograph, chosen.scores[0])),
+                    (score, heat_map(photograph, chosen.scores[0])),
                     (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
                 ]
             )
@@ -74,6 +83,7 @@ def mask(
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),
+                "score": score,
                 "keep": keep,
                 "kept": chosen.indices[0].tolist(),
             }

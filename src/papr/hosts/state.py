@@ -110,6 +110,7 @@ class HostState:
                 facts.std,
                 config.reference,
                 facts.tubelet,
+                config.score,
             )
             if config.reuse > 1:
                 scorer = ReusingScorer(scorer, config.reuse, config.reuse_threshold)
