@@ -19,7 +19,7 @@ from papr.baselines import centre_scores, random_scores
 from papr.baselines.cams import METHODS, Cam, cam, folded
 from papr.cli.common import pick_device
 from papr.cli.compare_cam import describe
-from papr.compare_cams import CamQuality, spread, time_cams
+from papr.compare.cams import CamQuality, spread, time_cams
 from papr.images import keep_visible
 from papr.proposals import Proposal, embedded
 from papr.selecting import kept_count, select

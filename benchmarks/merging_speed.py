@@ -12,8 +12,8 @@ import torch
 from common import parser, save
 from papr import Merge, Proposal, Recut, prune
 from papr.cli.common import pick_device
-from papr.compare import twin
 from papr.measure import count_macs, interleave
+from papr.twins import twin
 
 HOST = "vit_base_patch16_224"
 BATCH = 8

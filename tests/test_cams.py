@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from papr.baselines import cams
 from papr.baselines.cams import METHODS, cam
-from papr.compare_cams import CamQuality, batch_gap, compared_with, spread, time_cams, turns
+from papr.compare.cams import CamQuality, batch_gap, compared_with, spread, time_cams, turns
 from papr.errors import ConfigError, PaprError, ProposalError
 
 pytest.importorskip("pytorch_grad_cam", reason="needs the extra: cam")

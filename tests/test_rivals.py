@@ -7,9 +7,9 @@ from torch import Tensor
 
 import papr
 from papr.baselines import centre_scores
-from papr.baselines.field import PAPR, _nearest, kept_masks, make_field
+from papr.compare.field import PAPR, _nearest, kept_masks, make_field
+from papr.compare.rivals import measure_field, rivals
 from papr.measure import count_macs
-from papr.rivals import measure_field, rivals
 from tiny import CASES, proposal
 
 ALWAYS = ["dense", "papr", "random", "centre", "stride", "embedding norm", "lower resolution"]

@@ -1,6 +1,6 @@
 """What PaPr must beat: selections by chance, by place and by the host's own tokens; small pictures.
 
-Scorers are a `proposal=` for `papr.prune`; `papr.rivals` sets them all side by side.
+Scorers are a `proposal=` for `papr.prune`; `papr.compare.rivals` sets them all side by side.
 """
 
 from papr.baselines.norm import norm_scores as norm_scores

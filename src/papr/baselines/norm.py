@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from papr.baselines.scores import Scores
-from papr.compare import twin
 from papr.hosts import find_plan
 from papr.hosts.overhear import patches, prepare_patches, prepare_tokens, tokens
 from papr.pruning import unprune, unwrap
+from papr.twins import twin
 
 
 def norm_scores(host: nn.Module, **options: Any) -> Scores:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from papr.compare import twin
 from papr.errors import PaprError, UnsupportedModelError, one_line
 from papr.hosts import Plan, find_plan
 from papr.hosts.overhear import Patches, patches, prepare_patches
 from papr.proposals.scorers import resize
 from papr.pruning import unprune, unwrap
+from papr.twins import twin
 
 
 class LowerResolution(nn.Module):

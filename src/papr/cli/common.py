@@ -205,7 +205,7 @@ def speed_table(rows: Sequence[Row], unit: str = "image") -> Table:
     """The rows of one comparison (one batch size, one dtype): time always beside GMACs.
 
     Args:
-        rows: of `papr.compare.compare`.
+        rows: of `papr.compare`.
         unit: what one row of a batch is, "image" or "clip".
     """
     title = f"batch {rows[0].batch}, {rows[0].dtype}"

@@ -15,7 +15,6 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from papr.baselines.field import PAPR, Field, kept_masks, make_field
 from papr.baselines.resolution import LowerResolution
 from papr.cli.common import (
     DTYPES,
@@ -33,6 +32,8 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
+from papr.compare.field import PAPR, Field, kept_masks, make_field
+from papr.compare.rivals import RivalRow, measure_field
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
 from papr.draw import kept_patches, panel
 from papr.errors import ConfigError
@@ -41,7 +42,6 @@ from papr.hosts import find_plan
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_classifier, processor_statistics
 from papr.images import ImageError, find_images, load_image, to_pixels
-from papr.rivals import RivalRow, measure_field
 
 _WARMUP = 2
 
@@ -277,20 +277,18 @@ def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shares = {"agree": "agreement", "cosine": "cosine", "top-1": "top1"}
     shares = {h: name for h, name in shares.items() if getattr(rows[0], name) is not None}
-    for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up", "ideal"):
+    table.columns[0].min_width = max(len(row.name) for row in rows)  # before the figures, in 80
+    for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", style="dim")
+    wide = out.width >= 90
     for row in rows:
-        looking = f" + {row.gmacs_proposal:.2f}" if row.gmacs_proposal else ""
         table.add_row(
             row.name,
             str(row.tokens),
             *(f"{getattr(row, name):.3f}" for name in shares.values()),
-            f"{row.gmacs_host:.2f}{looking}",
+            f"{row.gmacs_host + row.gmacs_proposal:.2f}",
             f"{row.ms_per_image[0]:.1f}",
-            with_quartiles(row.speedup),
-            f"{row.ideal:.2f}",
-            row.note,
+            with_quartiles(row.speedup) if wide else f"{row.speedup[0]:.2f}",
         )
     return table
 
@@ -299,7 +297,12 @@ def _explain(
     rows: Sequence[RivalRow], found: Field, weights: str, rounds: int, album: Album
 ) -> None:
     """What the table does not say by itself."""
-    out.print(f"In turns in one run, medians of {rounds} rounds (quartiles).")
+    out.print(
+        f"In turns in one run, medians of {rounds} rounds{' (quartiles)' * (out.width >= 90)}; time "
+        "and GMACs with whoever looks first."
+    )
+    notes = "; ".join(f"{row.name}: {row.note}" for row in rows if row.note)
+    out.print(notes, style="dim", highlight=False, markup=False)
     for name, reason in found.missing.items():
         out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
     if weights == "random":

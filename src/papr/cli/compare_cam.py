@@ -14,9 +14,16 @@ from rich.table import Table
 from torch import Tensor
 
 from papr.baselines.cams import METHODS, Cam, cam, folded
-from papr.cli.common import environment, errors, out, parse_list, pick_device, progress
-from papr.cli.mask import unique_names
-from papr.compare_cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
+from papr.cli.common import (
+    distinct_names,
+    environment,
+    errors,
+    out,
+    parse_list,
+    pick_device,
+    progress,
+)
+from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.errors import ConfigError
@@ -176,7 +183,7 @@ def _measure(
     total = len(photographs)
     curved = spread(total if curve_images is None else curve_images, total)
     slow = spread(scorecam_images, total)
-    names = unique_names([path for path, _ in photographs])
+    names = distinct_names([path for path, _ in photographs])
     with progress("maps") as bar:
         for i, (path, photograph) in enumerate(bar.track(photographs)):
             pixels = _pixels([(path, photograph)], device)

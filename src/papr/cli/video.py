@@ -26,7 +26,7 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
-from papr.compare import Row, compare, twin
+from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.errors import ConfigError
 from papr.files import check_folder, write_text
@@ -35,6 +35,7 @@ from papr.hub import VIDEO_HOSTS, create_video, video_statistics
 from papr.proposals import Proposal
 from papr.pruning import prune, selection
 from papr.selecting import Selection
+from papr.twins import twin
 from papr.video import POLICIES, Video, View, average_views, open_video, views
 from papr.video.overlay import overlay, write_gif, write_mp4
 from papr.video.sampling import normalise, read_crops, window

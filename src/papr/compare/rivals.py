@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papr.baselines.field import DENSE, Field, make_field
 from papr.baselines.resolution import LowerResolution
 from papr.baselines.scores import Scores
-from papr.compare import twin
+from papr.compare.field import DENSE, Field, make_field
 from papr.errors import ConfigError
 from papr.graft import states
 from papr.hosts import find_plan
@@ -25,6 +24,7 @@ from papr.hosts.overhear import patches, prepare_patches
 from papr.measure import count_macs, interleave
 from papr.pruning import selection
 from papr.significance import describe
+from papr.twins import twin
 
 Batch = tuple[Tensor, Tensor | None]
 

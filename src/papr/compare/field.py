@@ -17,7 +17,6 @@ from papr.baselines.scores import (
     random_scores,
     stride_scores,
 )
-from papr.compare import twin
 from papr.config import check_keep
 from papr.errors import ConfigError, PaprError, UnsupportedModelError
 from papr.graft import states
@@ -27,6 +26,7 @@ from papr.later import Merge, Recut
 from papr.measure import count_macs
 from papr.pruning import prune, selection, unprune, unwrap
 from papr.selecting import Selection, kept_count
+from papr.twins import twin
 
 DENSE, PAPR = "dense", "papr"
 #: The block in which EViT first drops tokens, of 12 (Liang et al., ICLR 2022, Sec. 4).
