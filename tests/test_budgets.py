@@ -220,6 +220,7 @@ def test_what_cannot_have_budgets_is_refused_before_anything_is_changed(tmp_path
         ({"keep": "auto", "share": 1.0}, "0 < share < 1"),
         ({"keep": "auto", "share": 0.5, "reference": True}, "reference"),
         ({"keep": "auto", "target": 1.0, "share": 0.5}, "below 1"),
+        ({"keep": "auto", "share": 0.5, "merge": papr.Merge(2)}, "neither merge, pool nor recut"),
         ({"keep": "some"}, "0 < keep"),
     ):
         with pytest.raises(papr.ConfigError, match=why):

@@ -298,8 +298,8 @@ def _explain(
 ) -> None:
     """What the table does not say by itself."""
     out.print(
-        f"In turns in one run, medians of {rounds} rounds{' (quartiles)' * (out.width >= 90)}; time "
-        "and GMACs with whoever looks first."
+        f"In turns in one run, medians of {rounds} rounds (quartiles in wide terminals and in "
+        "--json); time and GMACs with whoever looks first."
     )
     notes = "; ".join(f"{row.name}: {row.note}" for row in rows if row.note)
     out.print(notes, style="dim", highlight=False, markup=False)
