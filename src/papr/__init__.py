@@ -27,6 +27,7 @@ from papr.errors import (
 )
 from papr.exporting import Exported, export
 from papr.feature_maps import Features, features
+from papr.later import Merge, Recut
 from papr.proposals import Proposal
 from papr.pruning import Support, is_pruned, prune, selection, supported, unprune
 from papr.reducers.drop import apply_papr
@@ -40,12 +41,14 @@ __all__ = [
     "Features",
     "ExportError",
     "Exported",
+    "Merge",
     "PaprError",
     "PaprWarning",
     "Proposal",
     "ProposalError",
     "PruneConfig",
     "PrunedModelError",
+    "Recut",
     "Selection",
     "SelectionError",
     "Support",

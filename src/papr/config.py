@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 from papr.errors import ConfigError
+from papr.later import Merge, Recut, read
 
 DEFAULT_PROPOSAL = "efficientnet_lite0"
 
@@ -60,6 +61,11 @@ class PruneConfig:
         reuse_threshold: how much the picture may have changed since, in the host's pixel units
             (1 is one standard deviation of what it was normalised with), before it is looked at
             anew; see `papr.proposals.reuse`.
+        merge: of a plain ViT, merge alike tokens in its blocks too (ToMe); at keep=1 alone. See
+            `papr.Merge`.
+        pool: of a plain ViT, into how many means the pruned patches are pooled instead of being
+            dropped; see `papr.reducers.pool`.
+        recut: of a plain ViT, drop tokens once more in a later block; see `papr.Recut`.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -78,6 +84,9 @@ class PruneConfig:
     motion_weight: float = 0.5
     reuse: int = 1
     reuse_threshold: float = 0.25
+    merge: Merge | None = None
+    pool: int = 0
+    recut: Recut | None = None
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -91,6 +100,7 @@ class PruneConfig:
         if self.score not in SCORES:
             raise ConfigError(f'expected score "significance" or "motion", got {self.score!r}')
         _check_video(self)
+        _check_later(self)
         for name in ("reference", "trace"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -213,6 +223,20 @@ def _check_video(config: PruneConfig) -> None:
         )
     if config.reuse == 1 and threshold != PruneConfig.reuse_threshold:
         raise ConfigError(f"expected reuse_threshold with reuse > 1, got {threshold!r} with 1")
+
+
+def _check_later(config: PruneConfig) -> None:
+    """Check the options of what happens after the selection."""
+    _set(config, "merge", read(Merge, config.merge))
+    _set(config, "recut", read(Recut, config.recut))
+    if config.pool != 0 and not is_count(config.pool):
+        raise ConfigError(f"expected pool to be a number of means from 0, got {config.pool!r}")
+    if config.pool and config.keep == 1:
+        raise ConfigError("expected keep < 1 with pool, got 1, where no patch is left to pool")
+    if config.reference and (config.pool or config.recut):
+        raise ConfigError(
+            "expected neither pool nor recut in reference mode: the paper does not know them"
+        )
 
 
 def _triple(value: object, name: str) -> Triple:

@@ -61,8 +61,12 @@ def features(model: nn.Module, images: Tensor, fill: str = "nearest", **options:
         found = plan.features(host, images, **options)
     record = seen[-1]
     if found.ndim == 3:
-        chosen = as_selection(record)
-        return Features(chosen.restore(found[:, plan.feature_prefix :], fill), chosen.mask())
+        chosen = as_selection(record, sources=True)
+        kept = chosen.mask()
+        if chosen.tokens is not None:
+            assert chosen.sources is not None
+            kept = kept & (chosen.sources.view(kept.shape) >= 0)
+        return Features(chosen.restore(found[:, plan.feature_prefix :], fill), kept)
     last = plan.facts.stages - 1
     if not state.prunes(last):
         return Features(found, found.new_ones(found[:, 0].shape, dtype=torch.bool))

@@ -10,7 +10,9 @@ from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
+from papr.hosts.blocks import check_blocks
 from papr.hosts.state import HostState, warn_unknown_statistics
+from papr.later import Merge, Recut, Step, steps
 from papr.proposals import Proposal, as_proposal
 from papr.selecting import Selection
 
@@ -51,6 +53,9 @@ def prune(
     motion_weight: float = PruneConfig.motion_weight,
     reuse: int = 1,
     reuse_threshold: float = PruneConfig.reuse_threshold,
+    merge: Merge | None = None,
+    pool: int = 0,
+    recut: Recut | None = None,
 ) -> Model:
     """Make a vision model look only at the patches that a small ConvNet finds significant.
 
@@ -79,6 +84,10 @@ def prune(
         reuse: of a video host, for how many clips of a stream a significance map serves. In
             eager code, without gradients, on one thread; see `papr.proposals.reuse`.
         reuse_threshold: how much the picture may have changed by then; see `PruneConfig`.
+        merge: of timm's and torchvision's ViT and transformers' ViT, DeiT and DINOv2: merge alike
+            tokens in the blocks (ToMe), on top of pruning or at keep=1 alone; see `papr.Merge`.
+        pool: of those, into how many means the pruned patches are pooled instead of being dropped.
+        recut: of those, drop tokens once more in a later block; see `papr.Recut`.
 
     Returns:
         `model`, the same object.
@@ -103,6 +112,9 @@ def prune(
         motion_weight=motion_weight,
         reuse=reuse,
         reuse_threshold=reuse_threshold,
+        merge=merge,
+        pool=pool,
+        recut=recut,
     )
     host = unwrap(model)
     plan = find_plan(host)
@@ -146,10 +158,33 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
             f"got {config.proposal_size!r}"
         )
     _check_options(host, config, plan)
+    later = _check_later(host, config, plan)
     known = facts.mean is not None or proposal.mean is None
     if not known and not config.reference and config.keep < 1:
         warn_unknown_statistics(host, proposal)
-    return HostState(config, proposal, facts)
+    return HostState(config, proposal, facts, later)
+
+
+def _check_later(host: nn.Module, config: PruneConfig, plan: Plan) -> dict[int, Step]:
+    """What the host's blocks will do, by their numbers; refused where they cannot."""
+    asked = [name for name in ("merge", "pool", "recut") if getattr(config, name)]
+    if not asked:
+        return {}
+    if not plan.blocks or plan.block is None:
+        raise ConfigError(
+            f"expected no {asked[0]} for a {plan.family} with its blocks, got it: that is for "
+            "timm's and torchvision's VisionTransformer and transformers' ViT, DeiT and DINOv2"
+        )
+    if config.recut and config.recut.by == "attention" and not plan.facts.class_token:
+        raise ConfigError(
+            f'expected recut by="shift" for {type(host).__name__}, got "attention": it has no '
+            "class token that would attend"
+        )
+    if asked == ["pool"]:
+        return {}
+    found = steps(config.merge, config.recut, len(plan.blocks), config.keep < 1)
+    check_blocks(host, [plan.blocks[i] for i in found], plan.block)
+    return found
 
 
 def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
@@ -174,12 +209,14 @@ def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
 
 def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     """The sites beyond the entry that this configuration grafts."""
+    assert plan.block is not None or not state.steps
+    blocks = [Cut(plan.blocks[i], plan.block, i) for i in state.steps]  # type: ignore[arg-type]
     if state.dense:
-        return []
+        return blocks
     kept_attention = state.config.attention == "kept" and plan.kept_attention is not None
     cuts = plan.kept_attention if kept_attention else plan.cuts
     assert cuts is not None
-    return [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]
+    return [*(cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)), *blocks]
 
 
 def unprune(model: Model) -> Model:

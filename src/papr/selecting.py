@@ -26,11 +26,18 @@ class Selection:
         grid: the patch grid, (H, W) or (T, H, W).
         scores: the significance map (B, *grid), float32; None where nothing was ranked
             (keep=1.0 runs no proposal).
+        sources: (B, N) int64, which of the host's final patch tokens each patch of the grid ended
+            in, prefix tokens not counted; -1 where its token was dropped. None where tokens keep
+            their places (Swin, ConvNeXt) and in what `select` returns.
+        tokens: M, how many patch tokens the host had in the end, where they merged, were pooled or
+            were cut again; None where each kept patch is one token still.
     """
 
     indices: Tensor
     grid: tuple[int, ...]
     scores: Tensor | None = None
+    sources: Tensor | None = None
+    tokens: int | None = None
 
     def __repr__(self) -> str:
         batch, kept = self.indices.shape
@@ -48,11 +55,36 @@ class Selection:
         )
         return flat.scatter(1, self.indices, True).view(-1, *self.grid)
 
+    def places(self, order: Tensor | None = None) -> Tensor:
+        """Where each patch stands among the kept ones, (B, N) int64; -1 for pruned ones.
+
+        Args:
+            order: the kept patches (B, K) in the order they stand in; by default `indices`.
+        """
+        kept = self.indices if order is None else order
+        nowhere = kept.new_full((kept.shape[0], math.prod(self.grid)), -1)
+        standing = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape)
+        return nowhere.scatter(1, kept, standing)
+
+    def ranked(self) -> Tensor:
+        """The kept patches by falling score, (B, K) int64.
+
+        Raises:
+            SelectionError: nothing was ranked.
+        """
+        if self.scores is None:
+            raise SelectionError("expected scores to rank by, got a selection that kept all")
+        scores = self.scores.flatten(1).gather(1, self.indices)
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        return self.indices.gather(1, order)
+
     def restore(self, tokens: Tensor, fill: float | str = 0.0) -> Tensor:
         """Put kept patch tokens back where they came from.
 
         Args:
-            tokens: (B, K, C), in the order of `indices`, prefix tokens removed.
+            tokens: (B, K, C), in the order of `indices`, prefix tokens removed. Where tokens
+                merged, were pooled or were cut again: the host's last ones (B, M, C), of which
+                each patch gets the one that it ended in.
             fill: what pruned patches get: a value, or "zero", "nearest" (the nearest kept patch on
                 the grid) or "mean" (of the image's kept patches).
 
@@ -60,8 +92,10 @@ class Selection:
             (B, C, *grid), dtype of `tokens`.
 
         Raises:
-            SelectionError: `tokens` is not (B, K, C) for this selection.
+            SelectionError: `tokens` is not (B, K, C), or (B, M, C), for this selection.
         """
+        if self.tokens is not None:
+            return _spread(tokens, self, fill)
         batch, kept = self.indices.shape
         if tokens.ndim != 3 or tokens.shape[:2] != (batch, kept):
             raise SelectionError(
@@ -126,6 +160,18 @@ def top_indices(scores: Tensor, count: int) -> Tensor:
         return _top_indices_without_sort(flat, count)
     order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return order.sort(dim=1).values
+
+
+def split_top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest and all others: (B, N) to (B, count) and (B, N - count), each ascending.
+
+    Of two equal scores the lower index is among the highest, as in `top_indices`.
+    """
+    top = top_indices(scores, count)
+    patches = scores.shape[1]
+    rest = torch.ones_like(scores, dtype=torch.float32).scatter(1, top, 0.0)
+    keys = torch.arange(patches, 0, -1, dtype=torch.float32, device=scores.device)
+    return top, (rest * keys).topk(patches - count, dim=1).indices
 
 
 def _top_indices_without_sort(flat: Tensor, count: int) -> Tensor:
@@ -210,6 +256,41 @@ def _filled(tokens: Tensor, selection: Selection, fill: float | str) -> Tensor:
     return put_rows(tokens, selection.indices, dense)
 
 
+def _spread(tokens: Tensor, selection: Selection, fill: float | str) -> Tensor:
+    """The host's last patch tokens (B, M, C) to the patches that ended in them, (B, C, *grid)."""
+    sources, batch = selection.sources, selection.indices.shape[0]
+    assert sources is not None
+    if tokens.ndim != 3 or tokens.shape[:2] != (batch, selection.tokens):
+        raise SelectionError(
+            f"expected the host's last patch tokens ({batch}, {selection.tokens}, C) without "
+            f"prefix tokens, got {describe(tokens)}"
+        )
+    there = sources >= 0
+    value: Tensor | float | str = fill
+    if isinstance(fill, str):
+        check_fill(fill)
+        if fill == "nearest":
+            places = _places_on(selection)
+            far = torch.cdist(places, places).masked_fill(~there.unsqueeze(1), torch.inf)
+            sources, there = sources.gather(1, far.argmin(dim=2)), torch.ones_like(there)
+        weights = there / there.sum(1, keepdim=True)
+        value = 0.0
+        if fill == "mean":
+            found = take_rows(tokens, sources.clamp(min=0))
+            value = (found * weights.unsqueeze(2).to(tokens.dtype)).sum(1, keepdim=True)
+    dense = take_rows(tokens, sources.clamp(min=0))
+    dense = torch.where(there.unsqueeze(2), dense, value)  # type: ignore[arg-type]
+    return dense.transpose(1, 2).reshape(batch, -1, *selection.grid)
+
+
+def follow(sources: Tensor, onwards: Tensor) -> Tensor:
+    """Where patches are that were at `sources` (B, N), now that tokens (B, M) went `onwards`.
+
+    Both int64; -1 stays -1.
+    """
+    return torch.where(sources < 0, sources, onwards.gather(1, sources.clamp(min=0)))
+
+
 def check_fill(fill: str) -> None:
     """Raise SelectionError where `fill` is not the name of a policy."""
     if fill not in FILLS:
@@ -218,9 +299,14 @@ def check_fill(fill: str) -> None:
 
 def _nearest(selection: Selection) -> Tensor:
     """For every patch which kept one is nearest, (B, N); of two at one distance the first."""
-    sides = [torch.arange(side, device=selection.indices.device) for side in selection.grid]
-    places = torch.cartesian_prod(*sides).float()  # (N, axes)
+    places = _places_on(selection)
     return torch.cdist(places, places[selection.indices]).argmin(dim=2)
+
+
+def _places_on(selection: Selection) -> Tensor:
+    """The coordinates of all patches on their grid, (N, axes) float32."""
+    sides = [torch.arange(side, device=selection.indices.device) for side in selection.grid]
+    return torch.cartesian_prod(*sides).float()
 
 
 def flat_rows(indices: Tensor, patches: int) -> Tensor:

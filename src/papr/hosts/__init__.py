@@ -45,6 +45,9 @@ class Plan:
         feature_prefix: how many of those tokens are no patches.
         kept_attention: the other sites with attention="kept"; None where the host has no such
             mode.
+        blocks: dotted paths of the blocks, in order, where tokens may merge or be cut later;
+            none where the host cannot.
+        block: their behaviour.
     """
 
     family: str
@@ -55,6 +58,8 @@ class Plan:
     feature_prefix: int = 0
     empties: bool = False
     kept_attention: tuple[Cut, ...] | None = None
+    blocks: tuple[str, ...] = ()
+    block: type[Grafted] | None = None
 
 
 def find_plan(model: nn.Module) -> Plan:

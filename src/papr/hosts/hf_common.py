@@ -14,7 +14,6 @@ from papr.hosts import Cut, Plan, find_plan
 from papr.hosts.grids import first_convolution
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
-from papr.reducers.drop import drop
 
 
 class EmbeddingsEntry(Entry):
@@ -30,14 +29,12 @@ class EmbeddingsEntry(Entry):
 class EmbeddingsCut(EmbeddingsEntry):
     """Pixels in, the positioned tokens of the kept patches out; at keep = 1 all of them."""
 
-    asked_again = False  # whether a later site of the same pass needs the selection too
-
     def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Pixels (B, C, H, W) to tokens (B, P + K, C)."""
         tokens: Tensor = super().forward(pixels, *args, **kwargs)
         if self._papr.dense:
             return tokens
-        return drop(tokens, self._papr.take(self.asked_again), self._papr.facts.prefix_tokens)
+        return self._reduced(tokens)
 
 
 class EmbeddingsCutFirst(EmbeddingsCut):
@@ -94,4 +91,5 @@ def plan_inside(model: nn.Module, path: str) -> Plan:
         cuts=outside(plan.cuts),
         features=lambda host, *args, **kw: plan.features(host.get_submodule(path), *args, **kw),
         kept_attention=None if plan.kept_attention is None else outside(plan.kept_attention),
+        blocks=tuple(f"{path}.{block}" for block in plan.blocks),
     )

@@ -10,6 +10,7 @@ the backward pass, perhaps in another thread and after other forward passes, fin
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from papr.hosts.grids import Grid
 
-Stage = tuple[Tensor, Tensor | None, Grid]  # indices, scores, grid
+#: What became of the tokens later in the pass; see `HostState.placed` and `HostState.end`.
+Notes = dict[str, Any]
+#: Indices, scores, grid, and notes where tokens were dropped.
+Stage = tuple[Tensor, Tensor | None, Grid, Notes]
 Record = tuple[Stage | None, ...]  # of one pass, by stage; None where a stage is left dense
 
 _NO_BACKWARD = -1

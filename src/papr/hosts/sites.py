@@ -11,11 +11,30 @@ from papr.graft import Grafted
 from papr.hosts.grids import stem_layout
 from papr.hosts.state import HostState
 from papr.reducers.drop import drop
+from papr.reducers.pool import drop_and_pool
+from papr.selecting import gather
 from papr.significance import describe
 
 
 class Site(Grafted):
     """A grafted module of a host; `_papr` is the state all sites of that host share."""
+
+    asked_again = False  # whether a later site of the same pass needs the selection too
+
+    def _reduced(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, P + N, C) to what stays of them, (B, P + K, C), and means where asked."""
+        state, prefix = self._papr, self._papr.facts.prefix_tokens
+        if state.ranked:
+            chosen = state.take(again=True)
+            state.placed(chosen.places(chosen.ranked()), chosen.indices.shape[1])
+            return gather(tokens, chosen.ranked(), prefix)
+        if state.config.pool:
+            tokens, places = drop_and_pool(
+                tokens, state.take(again=True), prefix, state.config.pool
+            )
+            state.placed(places, tokens.shape[1] - prefix)
+            return tokens
+        return drop(tokens, state.take(self.asked_again), prefix)
 
     _papr: HostState
 
@@ -96,12 +115,9 @@ class StemEntry(Entry):
 class DropCut(Site):
     """Where tokens are cut: the original forward, then the selected tokens only."""
 
-    asked_again = False  # whether a later site of the same pass needs the selection too
-
     def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Tokens (B, P + N, C) to (B, P + K, C)."""
-        tokens = super().forward(tokens, *args, **kwargs)  # type: ignore[misc]
-        return drop(tokens, self._papr.take(self.asked_again), self._papr.facts.prefix_tokens)
+        return self._reduced(super().forward(tokens, *args, **kwargs))  # type: ignore[misc]
 
 
 def is_pixels(pixels: object, axes: int) -> bool:

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from papr.config import PruneConfig, Triple
 from papr.errors import PaprWarning, SelectionError
 from papr.hosts.grids import Grid
-from papr.hosts.passes import Passes, Record, Stage, is_recomputing
+from papr.hosts.passes import Notes, Passes, Record, Stage, is_recomputing
+from papr.later import Step
 from papr.motion import mix, motion_map
 from papr.proposals import Proposal
 from papr.proposals.reuse import ReusingScorer
 from papr.proposals.scorers import Scorer, floating_weight
-from papr.selecting import Selection, kept_count, top_indices
+from papr.selecting import Selection, follow, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
 
@@ -50,10 +51,17 @@ class HostFacts:
 class HostState:
     """Shared by the sites of one host, outside its module tree."""
 
-    def __init__(self, config: PruneConfig, proposal: Proposal, facts: HostFacts) -> None:
+    def __init__(
+        self,
+        config: PruneConfig,
+        proposal: Proposal,
+        facts: HostFacts,
+        steps: dict[int, Step] | None = None,
+    ) -> None:
         self.config = config
         self.proposal = proposal
         self.facts = facts
+        self.steps = steps or {}  # what blocks do later, by their numbers
         self.scorer: Scorer | None = None
         self._forget()
 
@@ -63,6 +71,14 @@ class HostState:
         self._keep = repr(self.config.keep)
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
         self.passes = Passes()
+
+    @property
+    def ranked(self) -> bool:
+        """Whether kept tokens stand by falling score, as in the reference: merging depends on it.
+
+        Elsewhere they stand in raster order.
+        """
+        return self.config.reference and self.config.merge is not None and not self.dense
 
     @property
     def dense(self) -> bool:
@@ -108,7 +124,8 @@ class HostState:
         """
         if self.dense:
             self.passes.put(tuple(_everything(pixels, g) for g in self._grids(grid)))
-            self.passes.finish()  # there is no cut that would
+            if not self.steps:
+                self.passes.finish()  # there is no cut that would
             return
         if torch.compiler.is_compiling():
             scorer = self.scorer
@@ -142,7 +159,8 @@ class HostState:
         scores = to_grid(raw, grid)
         counted = self.config.reference and self.facts.class_token
         count = kept_count(float(self._keep), math.prod(grid), counted)
-        return top_indices(scores, count), scores if self.config.trace else None, grid
+        asked = self.config.trace or self.ranked
+        return top_indices(scores, count), scores if asked else None, grid, {}
 
     def take(self, again: bool = False, stage: int = 0) -> Selection:
         """The selection of the forward pass that is under way, for a site to act on.
@@ -160,10 +178,40 @@ class HostState:
         part = record[stage] if record else None
         if part is None:
             raise SelectionError(_explain(record))
-        if not again:
+        if not again and not self.steps:
             self.passes.finish()
-        indices, scores, grid = part
+        indices, scores, grid, _ = part
         return Selection(indices, grid, scores)
+
+    def placed(self, places: Tensor, tokens: int) -> None:
+        """At the cut patches went elsewhere than to their places among the kept ones.
+
+        Args:
+            places: which patch token each patch is in, (B, N) int64, -1 where it was dropped.
+            tokens: how many of these there are.
+        """
+        self._note(placed=places, tokens=tokens)
+        if not self.steps:
+            self.passes.finish()
+
+    def end(self, ended: Tensor | None, tokens: int) -> None:
+        """The last block that reduces is through.
+
+        Args:
+            ended: which patch token each patch token that came to the first is in now, (B, K)
+                int64, -1 where it was dropped; None where nobody will ask.
+            tokens: how many of these there are.
+        """
+        if self._note(ended=ended, tokens=tokens):
+            self.passes.finish()
+
+    def _note(self, **notes: Any) -> bool:
+        """Whether there is a pass to note it in: a checkpoint of a block runs outside of any."""
+        record = self.passes.under_way()
+        if not record or record[0] is None:
+            return False
+        record[0][3].update(notes)
+        return True
 
     def last(self, stage: int | None = None) -> Selection:
         """The selection of the last forward pass, of this thread where it ran eagerly.
@@ -180,30 +228,48 @@ class HostState:
         record = self.passes.last()
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
-        return as_selection(record, stage)
+        return as_selection(record, stage, sources=self.facts.pyramid is None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "proposal": self.proposal, "facts": self.facts}
+        names = ("config", "proposal", "facts", "steps")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, scorer=None)
         self._forget()
 
 
-def as_selection(record: Record, stage: int | None = None) -> Selection:
-    """What a pass kept in one stage; None for the first stage that is pruned."""
+def as_selection(record: Record, stage: int | None = None, sources: bool = False) -> Selection:
+    """What a pass kept in one stage; None for the first stage that is pruned.
+
+    Args:
+        record: of the pass.
+        stage: of a hierarchical host.
+        sources: also in which token each patch ended, of hosts whose tokens are dropped.
+    """
     pruned = [i for i, part in enumerate(record) if part is not None]
     if stage is not None and stage not in pruned:
         raise SelectionError(f"expected a stage among {pruned}, got {stage!r}")
     part = record[pruned[0] if stage is None else stage]
     assert part is not None
-    indices, scores, grid = part
+    indices, scores, grid, notes = part
     if type(indices) is not Tensor:
         raise SelectionError(
             "expected a forward pass before its selection, got one that was only traced "
             f"({describe(indices)})"
         )
-    return Selection(indices, grid, scores)
+    chosen = Selection(indices, grid, scores)
+    return _with_sources(chosen, notes) if sources else chosen
+
+
+def _with_sources(chosen: Selection, notes: Notes) -> Selection:
+    """The selection, and in which of the host's last patch tokens each patch ended."""
+    sources = notes.get("placed")
+    sources = chosen.places() if sources is None else sources
+    ended = notes.get("ended")
+    if ended is not None:
+        sources = follow(sources, ended)
+    return replace(chosen, sources=sources, tokens=notes.get("tokens"))
 
 
 def _explain(record: Record | None) -> str:
@@ -225,7 +291,7 @@ def _explain(record: Record | None) -> str:
 
 def _everything(pixels: Tensor, grid: Grid) -> Stage:
     indices = torch.arange(math.prod(grid), device=pixels.device)
-    return indices.expand(pixels.shape[0], -1), None, grid
+    return indices.expand(pixels.shape[0], -1), None, grid, {}
 
 
 def warn_unknown_statistics(model: nn.Module, proposal: Proposal) -> None:

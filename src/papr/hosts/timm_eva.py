@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from papr.hosts import Cut, Plan
 from papr.hosts.sites import Site
 from papr.hosts.timm_vit import plan as plan_vit
-from papr.reducers.drop import drop
 
 
 class IndexedCut(Site):
@@ -19,8 +18,8 @@ class IndexedCut(Site):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, P + N, C) to (B, P + K, C) and the kept indices (B, K)."""
-        selection = self._papr.take()
-        return drop(tokens, selection, self._papr.facts.prefix_tokens), selection.indices
+        indices = self._papr.take(again=True).indices
+        return self._reduced(tokens), indices
 
 
 def plan(model: nn.Module) -> Plan:

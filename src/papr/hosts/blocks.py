@@ -1,0 +1,199 @@
+"""Blocks of a plain vision transformer that merge or drop tokens between attention and MLP.
+
+No module of a block sees its tokens at that place, so the block is put together anew from its
+leaves: normalisation, projections, MLP. `check_blocks` runs both on the same tokens before a host
+is pruned, so that a block that computes something else is refused, whatever its library makes of
+it.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from papr.errors import PrunedModelError, UnsupportedModelError, one_line
+from papr.graft import Grafted, graft, ungraft
+from papr.hosts.sites import Site
+from papr.later import Step
+from papr.reducers.merge import match, merge_tokens, moved
+from papr.selecting import follow, gather, kept_count, top_indices
+
+
+class Travelling(NamedTuple):
+    """What blocks hand on, from the first that reduces to the last that must know.
+
+    Attributes:
+        tokens: (B, P + M, C).
+        sizes: (B, M) how many patches each patch token holds, float32; None where none merge.
+        ended: (B, K) int64, which of the M patch tokens each patch token of the first block's
+            input is in now, -1 where it was dropped; None where nobody will ask.
+    """
+
+    tokens: Tensor
+    sizes: Tensor | None
+    ended: Tensor | None
+
+
+class ReducingBlock(Site):
+    """A pre-norm block of attention and MLP; families say what its leaves are."""
+
+    def _normalised(self, tokens: Tensor) -> Any:
+        """What attention sees of the tokens."""
+        raise NotImplementedError
+
+    def _heads(self, normalised: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, M, D)."""
+        raise NotImplementedError
+
+    def _attention_dropout(self) -> Any:
+        """Its probability in training."""
+        raise NotImplementedError
+
+    def _attended(self, answers: Tensor, normalised: Tensor) -> Any:
+        """What attention adds to the tokens, of its heads' answers (B, M, heads * D)."""
+        raise NotImplementedError
+
+    def _thought(self, tokens: Tensor) -> Any:
+        """What the MLP adds to the tokens."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor | Travelling, *args: Any, **kwargs: Any) -> Tensor | Travelling:
+        """Tokens (B, P + M, C) to fewer; `Travelling` between the first and the last block."""
+        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+            raise PrunedModelError(
+                "expected no attention mask for a host whose tokens merge or are cut in its "
+                "blocks, got one: papr.unprune(model) first"
+            )
+        if self._papr is None:
+            return self._whole(x)
+        assert self._papr_stage is not None
+        step: Step = self._papr.steps[self._papr_stage]
+        now = self._reduce(self._begin(x), step, self._papr.facts.prefix_tokens)
+        if not step.closes:
+            return now
+        self._papr.end(now.ended, now.tokens.shape[1] - self._papr.facts.prefix_tokens)
+        return now.tokens
+
+    def _begin(self, x: Tensor | Travelling) -> Travelling:
+        if isinstance(x, Travelling):
+            return x
+        patches = x[:, self._papr.facts.prefix_tokens :, 0]
+        config = self._papr.config
+        sizes = torch.ones_like(patches, dtype=torch.float32) if config.merge else None
+        order = torch.arange(patches.shape[1], device=x.device).expand(patches.shape)
+        return Travelling(x, sizes, order if config.trace else None)
+
+    def _reduce(self, now: Travelling, step: Step, prefix: int) -> Travelling:
+        bias = _log_sizes(now, prefix) if step.sized else None
+        tokens, queries, keys = self._attend(now.tokens, bias)
+        now = now._replace(tokens=tokens)
+        likeness = keys[:, :, prefix:].mean(1)
+        if step.by == "attention" and step.keep != "1.0":
+            looked = _class_attention(queries, keys, bias)[:, prefix:]
+            now, kept = _cut(now, looked, step.keep, prefix)
+            likeness = gather(likeness, kept)
+        now = _merge(now, likeness, int(step.merge), prefix)
+        added = self._thought(now.tokens)
+        now = now._replace(tokens=now.tokens + added)
+        if step.by == "shift" and step.keep != "1.0":
+            way = torch.linalg.vector_norm(added[:, prefix:].detach().float(), dim=2)
+            now, _ = _cut(now, way, step.keep, prefix)
+        return now
+
+    def _whole(self, tokens: Any) -> Tensor:
+        """What the original forward computes."""
+        half, _, _ = self._attend(tokens, None)
+        whole: Tensor = half + self._thought(half)
+        return whole
+
+    def _attend(self, tokens: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The first half of the block; queries and keys beside its tokens."""
+        normalised = self._normalised(tokens)
+        queries, keys, values = self._heads(normalised)
+        drop = self._attention_dropout() if self.training else 0.0  # type: ignore[attr-defined]
+        mask = None if bias is None else bias.to(queries.dtype)
+        answers = F.scaled_dot_product_attention(queries, keys, values, mask, drop)
+        together = answers.transpose(1, 2).flatten(2)
+        return tokens + self._attended(together, normalised), queries, keys
+
+
+def _log_sizes(now: Travelling, prefix: int) -> Tensor:
+    """The bias of proportional attention, (B, 1, 1, P + M): 0 for tokens of one patch."""
+    assert now.sizes is not None
+    return F.pad(now.sizes.log(), (prefix, 0))[:, None, None]
+
+
+def _class_attention(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
+    """How much the class token attends to each token, averaged over heads: (B, P + M)."""
+    with torch.no_grad():
+        logits = queries[:, :, :1].float() @ keys.float().transpose(2, 3)
+        logits = logits / math.sqrt(queries.shape[-1])
+        shares = (logits if bias is None else logits + bias).softmax(-1)
+        return shares.mean(1)[:, 0]
+
+
+def _merge(now: Travelling, likeness: Tensor, count: int, prefix: int) -> Travelling:
+    count = min(count, likeness.shape[1] // 2)
+    if count == 0:
+        return now
+    assert now.sizes is not None
+    matching = match(likeness, count, prefix)
+    tokens, sizes = merge_tokens(now.tokens, now.sizes, matching, prefix)
+    ended = now.ended if now.ended is None else follow(now.ended, moved(matching))
+    return Travelling(tokens, sizes, ended)
+
+
+def _cut(now: Travelling, scores: Tensor, keep: str, prefix: int) -> tuple[Travelling, Tensor]:
+    """Keep the highest scores (B, M); also which those are, (B, K)."""
+    kept = top_indices(scores, kept_count(float(keep), scores.shape[1]))
+    sizes = None if now.sizes is None else now.sizes.gather(1, kept)
+    ended = now.ended
+    if ended is not None:
+        order = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape)
+        nowhere = torch.full_like(scores, -1, dtype=torch.long)
+        ended = follow(ended, nowhere.scatter(1, kept, order))
+    return Travelling(gather(now.tokens, kept, prefix), sizes, ended), kept
+
+
+def check_blocks(host: nn.Module, paths: Sequence[str], behaviour: type[Grafted]) -> None:
+    """Refuse blocks that compute something else than their leaves, put together, do.
+
+    One block of each class runs once on a few random tokens.
+
+    Raises:
+        UnsupportedModelError: they do, or do not have these leaves.
+    """
+    blocks = {type(block): block for block in map(host.get_submodule, paths)}
+    for block in blocks.values():
+        name = f"{type(host).__name__}, of whose blocks ({type(block).__name__})"
+        try:
+            expected, answer = _both(block, behaviour)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(
+                f"cannot merge or cut tokens in the blocks of {name} papr does not know the "
+                f"leaves: {one_line(error)}"
+            ) from None
+        far = (expected - answer).abs().max() / expected.abs().max().clamp(min=1e-6)
+        if not far < (1e-4 if answer.dtype == torch.float32 else 0.05):
+            raise UnsupportedModelError(
+                f"cannot merge or cut tokens in the blocks of {name} papr computes something else "
+                f"(by {float(far):.1g})"
+            )
+
+
+@torch.no_grad()
+def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor]:
+    """What a block answers to random tokens, and what its leaves do."""
+    holder = nn.ModuleList([copy.deepcopy(block)]).eval()
+    ungraft(holder)  # of a host that is pruned anew
+    width = next(p.shape[0] for p in block.parameters() if p.ndim == 1)
+    weight = next(block.parameters())
+    drawn = torch.randn(2, 9, width, generator=torch.Generator().manual_seed(0))
+    tokens = drawn.to(device=weight.device, dtype=weight.dtype)
+    expected = holder[0](tokens)
+    graft(holder, "0", behaviour, None)
+    return expected, holder[0](tokens)
