@@ -1,9 +1,11 @@
 """How much of the host's accuracy is left on held-out pictures, and at what time.
 
 The dense host stands beside the host pruned by PaPr (the proposal of this folder), at random and
-around the centre, at equal numbers of patches. Nothing is trained here, nor was the host trained to
-be pruned. Time is measured with all rivals in turns in this run: milliseconds per picture and the
-speed-up over the dense host, medians with quartiles, the proposal's time included.
+around the centre, at equal numbers of patches; and the host pruned by PaPr that also merges tokens
+beside the one that only merges (ToMe), at equal arithmetic, the proposal's included. Nothing is
+trained here, nor was the host trained to be pruned. Time is measured with all rivals in turns in
+this run: milliseconds per picture and the speed-up over the dense host, medians with quartiles, the
+proposal's time included.
 
 Writes results.json and prints the table as Markdown.
 """
@@ -32,6 +34,8 @@ from papr.measure import count_macs, interleave
 HERE = Path(__file__).parent
 ROW_OF_PICTURES = 1  # the seed of the pictures tested on; training looked at none of these
 KEEPS = (0.7, 0.5, 0.4, 0.3, 0.2)
+MERGE_KEEPS = (0.6, 0.5, 0.4)
+MERGE = papr.Merge(r=8, start=0.5, proportional=True)  # after PaPr, as the paper does
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,35 @@ def rivals(
         yield Rival("PaPr", keep, papr.prune(twin(host), keep, proposal))
         yield Rival("random", keep, papr.prune(twin(host), keep, random_scores(seed, PATCH)))
         yield Rival("centre", keep, papr.prune(twin(host), keep, centre_scores(PATCH)))
+
+
+def merging_rivals(
+    host: nn.Module, proposal: papr.Proposal, keeps: tuple[float, ...]
+) -> Iterator[Rival]:
+    """At each keep PaPr + ToMe, then ToMe alone with as many GMACs or a few more."""
+    example = torch.zeros(1, 3, data.SIDE, data.SIDE)
+    for keep in keeps:
+        both = papr.prune(twin(host), keep, proposal, merge=MERGE)
+        yield Rival("PaPr + ToMe", keep, both)
+        yield Rival("ToMe", 1.0, _merging_only(host, count_macs(both, example).total))
+
+
+def _merging_only(host: nn.Module, least: int) -> nn.Module:
+    """ToMe alone that merges as much as leaves at least `least` multiply-accumulates."""
+    example = torch.zeros(1, 3, data.SIDE, data.SIDE)
+    blocks = len(host.blocks)
+
+    def merging(total: int) -> nn.Module:
+        each = [total // blocks + (i < total % blocks) for i in range(blocks)]
+        only = papr.Merge(r=each, start=0.0, proportional=True)
+        return papr.prune(twin(host), 1.0, merge=only)
+
+    few, many = 1, PATCHES
+    while many - few > 1:
+        middle = (few + many) // 2
+        enough = count_macs(merging(middle), example).total >= least
+        few, many = (middle, many) if enough else (few, middle)
+    return merging(few)
 
 
 def networks(folder: Path = WEIGHTS) -> tuple[nn.Module, papr.Proposal]:
@@ -141,6 +174,7 @@ def main() -> None:
     host, proposal = networks(args.weights)
     pixels, classes = pictures(args.pictures)
     found = list(rivals(host, proposal, KEEPS, args.seed))
+    found += merging_rivals(host, proposal, MERGE_KEEPS)
     rows = [
         {"name": rival.name, "keep": rival.keep, "accuracy": accuracy(rival.model, pixels, classes)}
         for rival in found

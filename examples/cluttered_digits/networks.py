@@ -42,13 +42,13 @@ class ConvNet(nn.Module):
         return self.head(self.forward_features(pixels).mean((2, 3)))
 
 
-def build(name: str, side: int = SIDE) -> nn.Module:
-    """The host (for pictures of `side` pixels) or the proposal, with random weights."""
+def build(name: str) -> nn.Module:
+    """The host or the proposal, with random weights."""
     if name == "proposal":
         return ConvNet()
     return timm.create_model(
         "vit_tiny_patch16_224",
-        img_size=side,
+        img_size=SIDE,
         patch_size=PATCH,
         embed_dim=64,
         depth=6,

@@ -1,14 +1,21 @@
 """Train the host and the proposal of this example, each on a core of its own, from nothing.
 
-Both are plain classifiers of whole pictures. Neither is told where the digit is, and the host never
-sees a pruned picture: it is dense, as people's models are. Each starts on pictures of 48 px, on
-which a digit fills more than half, and goes on with those of 96 px (the host's position embedding
-is resized in between), since small pictures teach the shape of a digit several times faster.
+Both are classifiers of whole pictures, and no picture is ever pruned in training: the host is
+dense, as people's models are. Pictures grow from 48 px, on which a digit fills more than half,
+through 72 to 96 px, since small ones teach the shape of a digit several times faster. To the host a
+smaller picture is one that stands somewhere in the large one's place: it gets the position
+embedding of a random window.
+
+The host's tokens have labels of their own in training, as in Jiang et al., "All Tokens Matter:
+Token Labeling for Training Better Vision Transformers", NeurIPS 2021 (arXiv 2104.10858): those on
+the digit are to say its class, the others nothing, since a transformer learns little in minutes
+from one label a picture. The proposal gets the picture's class alone: nobody tells it where the
+digit is.
 
 Every training picture is new. The same --seed, threads and versions give the same networks; another
 machine rounds otherwise and gives others about as good. Weights go to OUT/host.safetensors and
-OUT/proposal.safetensors (float16) whenever a line is printed, what training reached to
-OUT/training.json at the end. Then run evaluate.py.
+OUT/proposal.safetensors (float16) whenever a line is printed; what training reached, to
+OUT/host.json and OUT/proposal.json at the end. Then run evaluate.py.
 """
 
 import argparse
@@ -21,14 +28,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, multiprocessing, nn
 
 import data
-from networks import NAMES, WEIGHTS, build, save
+from networks import NAMES, PATCH, WEIGHTS, build, save
 from papr.cli.common import environment
 from papr.files import write_text
 
-SMALL = 48  # pixels
+SIDES = (48, 72, data.SIDE)  # pixels, the pictures' as training goes on
+GRID = data.SIDE // PATCH  # patches along each side
 WARMUP = 100  # steps in which the learning rate rises
 LINES = 16  # printed for each network
 
@@ -39,9 +48,9 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = options.add_argument
-    both = {"type": int, "nargs": 2, "metavar": ("SMALL", "LARGE")}
-    add("--host-steps", default=[1400, 700], help="steps at 48 px, at 96 px (1400 700)", **both)
-    add("--proposal-steps", default=[1000, 1500], help="the same (1000 1500)", **both)
+    each = {"type": int, "nargs": 3, "metavar": tuple(f"AT_{side}_PX" for side in SIDES)}
+    add("--host-steps", default=[600, 300, 500], help="steps (600 300 500)", **each)
+    add("--proposal-steps", default=[1000, 0, 1500], help="steps (1000 0 1500)", **each)
     add("--only", choices=NAMES, help="train this one alone")
     add("--batch", type=int, default=32, help="pictures a step (default 32)")
     add("--lr", type=float, default=2e-3, help="AdamW's highest learning rate (default 2e-3)")
@@ -56,8 +65,8 @@ def arguments() -> argparse.Namespace:
             options.error(f"expected --{name} of at least 1, got {getattr(args, name)}")
     for name in NAMES:
         steps = getattr(args, f"{name}_steps")
-        if min(steps) < 1:
-            options.error(f"expected --{name}-steps of at least 1 each, got {steps}")
+        if min(steps) < 0 or not sum(steps):
+            options.error(f"expected --{name}-steps of at least 0, not all 0, got {steps}")
     return args
 
 
@@ -73,13 +82,71 @@ def accuracy(model: nn.Module, count: int) -> float:
     return right / count
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...]) -> float:
+class Student(nn.Module):
+    """A network that learns from pictures of several sizes.
+
+    The host's position embedding, (1, 144, C), belongs to the largest; a smaller picture gets that
+    of a window of it. It starts as sines and cosines of row and column, which look alike anywhere.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.model = build(name)
+        self.host = name == "host"
+        if self.host:
+            waves = build_sincos2d_pos_embed([GRID, GRID], self.model.embed_dim)
+            self.model.pos_embed.data = 0.5 * waves[None]
+            self.model.patch_embed.strict_img_size = False
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pixels (B, 3, side, side) to logits (B, 10) and the host's for each token (B, N, 10)."""
+        if not self.host:
+            return self.model(pixels), None
+        tokens = self.model.forward_features(pixels)
+        return self.model.forward_head(tokens), self.model.head(self.model.fc_norm(tokens))
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same for pictures that may be smaller than 96 px."""
+        side = pixels.shape[-1] // PATCH
+        if not self.host or side == GRID:
+            return self(pixels)
+        top, left = torch.randint(GRID - side + 1, (2,)).tolist()
+        whole = self.model.pos_embed.unflatten(1, (GRID, GRID))
+        window = whole[:, top : top + side, left : left + side].flatten(1, 2)
+        return torch.func.functional_call(self, {"model.pos_embed": window}, pixels)
+
+
+def token_loss(logits: Tensor, classes: Tensor, boxes: Tensor) -> Tensor:
+    """Tokens whose patch's centre lies in the digit's box say its class, the others nothing.
+
+    Args:
+        logits: (B, N, 10), N a square number of patches.
+        classes: (B,).
+        boxes: (B, 4), in pixels.
+    """
+    side = round(logits.shape[1] ** 0.5)
+    centres = (torch.arange(side) + 0.5) * PATCH
+    rows, columns = (
+        (centres >= boxes[:, axis, None]) & (centres < boxes[:, axis + 2, None]) for axis in (0, 1)
+    )
+    inside = (rows[:, :, None] & columns[:, None, :]).flatten(1)
+    said = logits.log_softmax(2)
+    right = said.gather(2, classes[:, None, None].expand(-1, said.shape[1], 1)).squeeze(2)
+    return -right[inside].mean() - 0.5 * said.mean(2)[~inside].mean()
+
+
+def step(
+    student: Student, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor]
+) -> float:
     """One step; returns the share of the batch that was right before it."""
-    pixels, classes, _ = batch
-    logits = model(pixels)
+    pixels, classes, boxes = batch
+    logits, tokens = student.look(pixels)
+    loss = F.cross_entropy(logits, classes)
+    if tokens is not None:
+        loss = loss + token_loss(tokens, classes, boxes)
     optimizer.zero_grad()
-    F.cross_entropy(logits, classes).backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    loss.backward()
+    nn.utils.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step()
     return float((logits.argmax(1) == classes).float().mean())
 
@@ -89,28 +156,26 @@ def train(name: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     start = time.perf_counter()
-    small, large = getattr(args, f"{name}_steps")
-    total = small + large
-    model = build(name, SMALL)
+    steps = getattr(args, f"{name}_steps")
+    sides = [side for side, count in zip(SIDES, steps, strict=True) for _ in range(count)]
+    student = Student(name)
+    model = student.model
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.decay)
-    warmup = min(WARMUP, total)
+    warmup = min(WARMUP, len(sides))
     rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: min((n + 1) / warmup, 1 - n / total)
+        optimizer, lambda n: min((n + 1) / warmup, 1 - n / len(sides))
     )
     right: list[float] = []
-    for n in range(total):
-        if n == small:
-            _enlarge(model, optimizer)
+    for n, side in enumerate(sides):
         indices = range(n * args.batch, (n + 1) * args.batch)
-        side = SMALL if n < small else data.SIDE
-        right.append(step(model, optimizer, data.batch("train", args.seed, indices, side)))
+        right.append(step(student, optimizer, data.batch("train", args.seed, indices, side)))
         rate.step()
-        if (n + 1) % max(1, total // LINES) == 0:
+        if (n + 1) % max(1, len(sides) // LINES) == 0:
             mean = sum(right[-50:]) / len(right[-50:])
             minutes = (time.perf_counter() - start) / 60
             print(
-                f"{name:8} step {n + 1:5}/{total} at {side} px: {mean:.3f} of the last training "
-                f"pictures right, {minutes:.1f} minutes",
+                f"{name:8} step {n + 1:4}/{len(sides)} at {side} px: {mean:.3f} of the last "
+                f"training pictures right, {minutes:.1f} minutes",
                 flush=True,
             )
             save(model, args.out / f"{name}.safetensors")
@@ -118,46 +183,37 @@ def train(name: str, args: argparse.Namespace) -> None:
     minutes = (time.perf_counter() - start) / 60
     reached = accuracy(model, args.test)
     print(f"{name:8} {reached:.3f} of {args.test} held-out pictures right", flush=True)
-    record = {"steps": [small, large], "minutes": round(minutes, 1), "held_out_accuracy": reached}
-    write_text(args.out / f".{name}.json", json.dumps(record))
+    record = _record(args, steps, minutes, reached)
+    write_text(args.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
 
 
-def _enlarge(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Make the host ready for the larger pictures; a ConvNet is anyway."""
-    if not hasattr(model, "set_input_size"):
-        return
-    before = model.pos_embed
-    model.set_input_size(img_size=data.SIDE)  # makes another parameter, to be trained in its place
-    for group in optimizer.param_groups:
-        group["params"] = [model.pos_embed if p is before else p for p in group["params"]]
-
-
-def _record(args: argparse.Namespace) -> dict[str, Any]:
+def _record(
+    args: argparse.Namespace, steps: list[int], minutes: float, reached: float
+) -> dict[str, Any]:
     """What training reached, and how."""
-    networks = {}
-    for name in NAMES:
-        part = args.out / f".{name}.json"
-        if part.exists():
-            networks[name] = json.loads(part.read_text())
-            part.unlink()
     return {
-        "command": " ".join(["python", "examples/cluttered_digits/train.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "examples/cluttered_digits/train.py", *args.given]),
         "seed": args.seed,
+        "sides": SIDES,
+        "steps": steps,
         "batch": args.batch,
         "lr": args.lr,
         "weight_decay": args.decay,
-        "threads_each": args.threads,
+        "threads": args.threads,
+        "minutes": round(minutes, 1),
         "load_average_at_the_end": [round(load, 1) for load in os.getloadavg()],
-        "environment": environment(torch.device("cpu")),
         "held_out_pictures": args.test,
-        "networks": networks,
+        "held_out_accuracy": reached,
+        "environment": environment(torch.device("cpu")),
     }
 
 
 def main() -> None:
-    """Train both at once and write what was reached."""
+    """Train both at once."""
     args = arguments()
-    data.digits("train"), data.photographs("train")  # what is missing is said once, not twice
+    args.given = sys.argv[1:]
+    for split in data.SPLITS:  # what is missing is said once, before anything starts
+        data.digits(split), data.photographs(split)
     names = [args.only] if args.only else list(NAMES)
     context = multiprocessing.get_context("spawn")
     running = [context.Process(target=train, args=(name, args)) for name in names]
@@ -167,7 +223,6 @@ def main() -> None:
         process.join()
     if any(process.exitcode for process in running):
         sys.exit(1)
-    write_text(args.out / "training.json", json.dumps(_record(args), indent=1) + "\n")
     print(f"written to {args.out}")
 
 
