@@ -1,4 +1,4 @@
-"""Draw some held-out pictures, their significance maps and the patches that stay: pictures.png."""
+"""Draw some held-out pictures, their significance maps and the patches that stay: pictures.jpg."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--count", type=int, default=4, help="pictures (default 4)")
     options.add_argument("--keep", type=float, default=0.3, help="fraction that stays (0.3)")
-    options.add_argument("--out", type=Path, default=HERE / "pictures.png", help="where to")
+    options.add_argument("--out", type=Path, default=HERE / "pictures.jpg", help="where to")
     args = options.parse_args()
     host, proposal = networks()
     papr.prune(host, args.keep, proposal)
