@@ -14,9 +14,9 @@ import torch
 import papr
 from common import parser, save
 from papr.cli.common import describe_device
-from papr.compare import twin
 from papr.exporting import differences
 from papr.exporting.speed import LABELS, compare_runtimes
+from papr.twins import twin
 
 RUNTIMES = ("onnxruntime", "openvino")
 

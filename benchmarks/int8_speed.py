@@ -17,8 +17,8 @@ from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize
 import papr
 from common import parser, save
 from papr.cli.common import describe_device, pick_device
-from papr.compare import twin
 from papr.measure import interleave
+from papr.twins import twin
 
 
 def rivals(name: str, keep: float, device: torch.device) -> dict[str, torch.nn.Module]:

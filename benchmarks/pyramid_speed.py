@@ -12,8 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 import papr
 from common import parser, save
 from papr.cli.common import describe_device, pick_device
-from papr.compare import twin
 from papr.measure import count_macs, interleave, peak_memory
+from papr.twins import twin
 
 HOSTS = {
     "swin_base_patch4_window7_224": [

@@ -15,8 +15,9 @@ import papr
 from common import parser, save
 from papr.baselines import random_scores
 from papr.cli.common import describe_device, pick_device
-from papr.compare import compare, twin
+from papr.compare import compare
 from papr.measure import interleave, peak_memory, quartiles
+from papr.twins import twin
 
 CPU = {"models": ["vit_base_patch16_224"], "batch": 8, "dtypes": ["float32", "bfloat16"]}
 CUDA = {

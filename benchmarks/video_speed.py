@@ -12,9 +12,10 @@ import torch
 import papr
 from common import parser, save
 from papr.cli.common import describe_device, pick_device
-from papr.compare import compare, twin
+from papr.compare import compare
 from papr.hub import create_video
 from papr.measure import interleave, peak_memory, quartiles
+from papr.twins import twin
 
 HOST, KEEPS = "videomae_base", [0.45, 0.35]
 LARGE, LARGE_KEEP = "videomae_large", 0.3

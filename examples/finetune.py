@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import papr
 from discs import COLOURS, draw
 from papr.baselines import random_scores
-from papr.compare import twin
 from papr.measure import Timing, interleave, quartiles
+from papr.twins import twin
 
 Batch = tuple[Tensor, Tensor]  # pixels (B, 3, H, W) normalised for the host, classes (B,)
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 import papr
 from discs import COLOURS, draw
 from papr.baselines import random_scores
-from papr.compare import twin
 from papr.measure import interleave
 from papr.selecting import FILLS
+from papr.twins import twin
 
 
 class Segmenter(nn.Module):

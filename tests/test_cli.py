@@ -164,7 +164,7 @@ def test_errors_in_one_line(arguments: list[str], message: str) -> None:
 
 
 def test_help_of_every_command() -> None:
-    for command in ([], ["demo"], ["mask"], ["bench"], ["export"]):
+    for command in ([], ["demo"], ["mask"], ["bench"], ["compare"], ["export"]):
         result = runner.invoke(app, [*command, "--help"])
         assert result.exit_code == 0
         assert "--" in result.output

@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import papr
-from papr.compare import twin
 from papr.images import fit, load_image, to_pixels
+from papr.twins import twin
 from tiny import CASES, prune
 
 try:

@@ -9,6 +9,7 @@ from torch import nn
 
 import papr
 from papr.measure import Macs, Timing, count_macs, interleave, peak_memory
+from tiny import CASES
 
 
 @functools.cache
@@ -111,3 +112,16 @@ def test_speedup_is_taken_turn_by_turn() -> None:
     dense, pruned = Timing((2.0, 2.0, 4.0, 4.0)), Timing((1.0, 1.0, 2.0, 2.0))
     assert pruned.speedup_over(dense) == (2.0, 2.0, 2.0)
     assert dense.median == 3.0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_counts_attention_pooling_with_and_without_gradients(mode: type) -> None:
+    """Its query is a view of a parameter, which PyTorch's record of modules stumbles over."""
+    case = CASES["siglip"]
+    model, width, patches = case.build(depth=1), 48, 64
+    with mode():
+        counted = count_macs(model, case.pixels(1)).host
+    block = 12 * patches * width**2 + 2 * patches**2 * width
+    pool = 2 * patches * width**2 + 2 * width**2 + 2 * patches * width  # k and v; q, proj; attend
+    mlp = 8 * width**2
+    assert counted == patches * width * 3 * 8 * 8 + block + pool + mlp + width * 10

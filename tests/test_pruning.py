@@ -25,6 +25,7 @@ def snapshot(model: nn.Module) -> list:
 
 def test_public_names() -> None:
     assert sorted(papr.__all__) == [
+        "BudgetedSelection",
         "ConfigError",
         "ExportError",
         "Exported",
@@ -42,6 +43,7 @@ def test_public_names() -> None:
         "Support",
         "UnsupportedModelError",
         "apply_papr",
+        "calibrate",
         "export",
         "features",
         "is_pruned",

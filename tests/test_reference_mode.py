@@ -28,7 +28,7 @@ def feature_proposal(features: torch.Tensor):
     return lambda pixels: features.mean(1)
 
 
-@pytest.mark.parametrize("name", ["augreg", "augreg_z3", "ctfree", "mae"])
+@pytest.mark.parametrize("name", ["augreg", "augreg_z3", "ctfree", "mae", "tome", "augreg_tome"])
 def test_golden_files(name: str, shared_data: Path) -> None:
     data = np.load(shared_data / "golden" / f"{name}.npz")
     meta = json.loads(str(data["meta"]))
@@ -36,7 +36,9 @@ def test_golden_files(name: str, shared_data: Path) -> None:
     model = VisionTransformer(**meta["vit"]).eval()
     model.load_state_dict(weights)
     features = torch.from_numpy(data["arr/features"])
-    papr.prune(model, keep=meta["z"], proposal=feature_proposal(features), reference=True)
+    merge = papr.Merge(meta["r"]) if "r" in meta else None
+    scores = feature_proposal(features)
+    papr.prune(model, keep=meta["z"], proposal=scores, reference=True, merge=merge)
     with torch.no_grad():
         logits = model(torch.from_numpy(data["arr/images"]))
     assert np.abs(logits.numpy() - data["arr/logits"]).max() < 1e-5

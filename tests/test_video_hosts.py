@@ -193,7 +193,10 @@ def test_baselines_score_clips(scores) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "motion"}, r'score="significance" and reuse=1 for a timm Vis.*score=.motion'),
+        (
+            {"score": "motion"},
+            r'score="significance" or "softcam" and reuse=1 for a timm Vis.*score=.motion',
+        ),
         ({"reuse": 4}, "reuse=4"),
         ({"proposal_size": (8, 32, 32)}, r"\(height, width\).*got \(8, 32, 32\)"),
     ],
@@ -210,7 +213,7 @@ def test_image_hosts_refuse_the_options_of_video(options: dict, message: str) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "cam"}, 'expected score "significance" or "motion", got .cam'),
+        ({"score": "cam"}, 'expected score "significance" or "softcam" or "motion", got .cam'),
         ({"motion_weight": 1.5}, "0 <= motion_weight <= 1, got 1.5"),
         ({"motion_weight": True}, "motion_weight <= 1, got True"),
         ({"reuse": 0}, "number of clips from 1, got 0"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tiny_case import Case, TinyProposal, attention_to, no_fast_path, proposal, prune
 from tiny_hf import HF_CASES
+from tiny_merging import merging_cases
 from tiny_pyramid import PYRAMID_CASES
 from tiny_torchvision import TORCHVISION_CASES
 from tiny_video import VIDEO_CASES
@@ -152,4 +153,4 @@ TIMM_CASES = {
 
 #: Hosts whose tokens are dropped, and all.
 DROPPING = {**TIMM_CASES, **HF_CASES, **TORCHVISION_CASES, **VIDEO_CASES}
-CASES = {**DROPPING, **PYRAMID_CASES}
+CASES = {**DROPPING, **merging_cases(DROPPING), **PYRAMID_CASES}

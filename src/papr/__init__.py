@@ -14,6 +14,7 @@ Faster Inference", ECCV 2024, arXiv 2403.16020.
 from papr import baselines as baselines
 from papr import measure as measure
 from papr import video as video
+from papr.budgets import calibrate
 from papr.config import PruneConfig
 from papr.errors import (
     ConfigError,
@@ -31,12 +32,13 @@ from papr.later import Merge, Recut
 from papr.proposals import Proposal
 from papr.pruning import Support, is_pruned, prune, selection, supported, unprune
 from papr.reducers.drop import apply_papr
-from papr.selecting import Selection, select
+from papr.selecting import BudgetedSelection, Selection, select
 from papr.significance import significance_map
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BudgetedSelection",
     "ConfigError",
     "Features",
     "ExportError",
@@ -54,6 +56,7 @@ __all__ = [
     "Support",
     "UnsupportedModelError",
     "apply_papr",
+    "calibrate",
     "features",
     "export",
     "is_pruned",

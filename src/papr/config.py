@@ -21,7 +21,7 @@ Size = None | str | int | tuple[int, int]
 ProposalSize = Size | tuple[int, int, int]
 Triple = tuple[float, float, float]
 ATTENTION = ("dense", "kept")
-SCORES = ("significance", "motion")
+SCORES = ("significance", "softcam", "motion")
 #: What most networks were trained with, for pixels in [0, 1].
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -53,8 +53,10 @@ class PruneConfig:
         attention: of a Swin host, "dense" (the paper's: only MLPs skip) or "kept" (tokens that
             are not selected take no part in window attention either, neither as queries nor as
             keys; faster, and further from the dense model).
-        score: "significance" (the paper's), or of a video host "motion", which mixes it with how
-            much each patch changed since the last tubelet; see `papr.motion`.
+        score: "significance" (the paper's channel mean); of an image host "softcam", the class
+            activation maps of the proposal's classes, each weighted by its probability (see
+            `papr.proposals.heads`); or of a video host "motion", which mixes the significance with
+            how much each patch changed since the last tubelet (see `papr.motion`).
         motion_weight: the weight of that change, 0 to 1; the significance has the rest.
         reuse: of a video host, for how many clips of a stream the significance map serves, the
             one it was made from included. With gradients enabled every clip is looked at.
@@ -66,6 +68,9 @@ class PruneConfig:
         pool: of a plain ViT, into how many means the pruned patches are pooled instead of being
             dropped; see `papr.reducers.pool`.
         recut: of a plain ViT, drop tokens once more in a later block; see `papr.Recut`.
+        share: None for the same number of patches in every image, or 0 < share < 1: each image
+            keeps as many as carry this share of its significance, from 0.75 to 1.25 times `keep`,
+            which is the mean that the share was calibrated for; see `papr.calibrate`.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -87,6 +92,7 @@ class PruneConfig:
     merge: Merge | None = None
     pool: int = 0
     recut: Recut | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         _set(self, "keep", check_keep(self.keep))
@@ -98,9 +104,11 @@ class PruneConfig:
         if self.attention not in ATTENTION:
             raise ConfigError(f'expected attention "dense" or "kept", got {self.attention!r}')
         if self.score not in SCORES:
-            raise ConfigError(f'expected score "significance" or "motion", got {self.score!r}')
+            known = " or ".join(f'"{name}"' for name in SCORES)
+            raise ConfigError(f"expected score {known}, got {self.score!r}")
         _check_video(self)
         _check_later(self)
+        _check_share(self)
         for name in ("reference", "trace"):
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -236,6 +244,23 @@ def _check_later(config: PruneConfig) -> None:
     if config.reference and (config.pool or config.recut):
         raise ConfigError(
             "expected neither pool nor recut in reference mode: the paper does not know them"
+        )
+
+
+def _check_share(config: PruneConfig) -> None:
+    share = config.share
+    if share is None:
+        return
+    if not _is_number(share) or not 0 < share < 1:
+        raise ConfigError(f"expected 0 < share < 1, or None, got {share!r}")
+    if config.merge or config.pool or config.recut:
+        raise ConfigError(
+            "expected neither merge, pool nor recut where each image has a budget of its own"
+        )
+    if config.reference or config.keep == 1:
+        raise ConfigError(
+            "expected share with keep below 1 and not in reference mode, which keeps one number of "
+            f"patches, got keep={config.keep!r} and reference={config.reference!r}"
         )
 
 

@@ -53,6 +53,38 @@ def kept_patches(
     return Image.composite(image, faded, stencil)
 
 
+def merged_patches(
+    image: Image.Image, sources: Tensor, ground: tuple[int, int, int] = PAPER
+) -> Image.Image:
+    """What the host's last tokens stand for: patches of one token in their mean colour.
+
+    Lines part what ended in different tokens; patches whose token was dropped are `ground`.
+
+    Args:
+        image: RGB.
+        sources: (H, W) int64, which token each patch of the grid ended in, -1 for none: one
+            image's `Selection.sources`, on the grid.
+        ground: what is shown where nothing is left; by default white.
+    """
+    ended = sources.cpu().numpy()
+    rows, columns = ended.shape
+    small = np.asarray(image.resize((columns, rows), Image.Resampling.BOX), dtype=np.float64)
+    colours = np.full((rows, columns, 3), ground, dtype=np.float64)
+    for token in np.unique(ended[ended >= 0]):
+        colours[ended == token] = small[ended == token].mean(axis=0)
+    painted = Image.fromarray(colours.round().astype(np.uint8), mode="RGB")
+    painted = painted.resize(image.size, Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(painted)
+    width, height = image.width / columns, image.height / rows
+    for row, column in zip(*np.nonzero(ended[:, 1:] != ended[:, :-1]), strict=True):
+        x = round((column + 1) * width)
+        pen.line([(x, round(row * height)), (x, round((row + 1) * height))], fill=ground)
+    for row, column in zip(*np.nonzero(ended[1:] != ended[:-1]), strict=True):
+        y = round((row + 1) * height)
+        pen.line([(round(column * width), y), (round((column + 1) * width), y)], fill=ground)
+    return painted
+
+
 def panel(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures of one height side by side, each under its caption."""
     width = sum(picture.width for _, picture in pictures) + _GAP * (len(pictures) - 1)

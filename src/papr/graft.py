@@ -78,6 +78,9 @@ def _rebuild(behaviour: type[Grafted], base: type[nn.Module]) -> nn.Module:
 
 def check_graftable(root: nn.Module, path: str) -> None:
     """Raise UnsupportedModelError unless `graft(root, path, ...)` would take effect."""
+    if not path:
+        _check_not_replaced(root, type(root).__name__)
+        return
     try:
         parent, name = _locate(root, path)
     except AttributeError:
@@ -87,7 +90,12 @@ def check_graftable(root: nn.Module, path: str) -> None:
         raise UnsupportedModelError(
             f"expected a module at {type(root).__name__}.{path}, got {type(site).__name__}"
         )
-    if site is not None and "forward" in vars(site):
+    if site is not None:
+        _check_not_replaced(site, path)
+
+
+def _check_not_replaced(site: nn.Module, path: str) -> None:
+    if "forward" in vars(site):
         raise UnsupportedModelError(
             f"{path}.forward was replaced on the instance (by an offloading or tracing library?), "
             "which would hide the pruning: remove that first"
@@ -109,13 +117,13 @@ def graft(
 
     Args:
         root: the host.
-        path: dotted path of a leaf module, or of a slot holding None.
+        path: dotted path of a leaf module, or of a slot holding None; "" for the root itself.
         behaviour: subclass of Grafted to put before the module's class.
         state: what the behaviour finds in `self._papr`.
         stage: what it finds in `self._papr_stage`.
     """
-    parent, name = _locate(root, path)
-    module = getattr(parent, name)
+    parent, name = _locate(root, path) if path else (root, "")
+    module = getattr(parent, name) if path else root
     if module is None:
         module = Filler(registered=name in parent._modules)
         vars(parent).pop(name, None)

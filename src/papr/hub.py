@@ -79,16 +79,79 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
         config = getattr(transformers, kind)(**fields, **more, num_labels=400)
         model = transformers.AutoModelForVideoClassification.from_config(config)
         return model.eval(), False
+    return _from_hub(
+        transformers.AutoModelForVideoClassification,
+        name,
+        f"without a download there are {', '.join(VIDEO_HOSTS)}, with random weights",
+    )
+
+
+def create_classifier(
+    name: str, checkpoint: Path | None = None, classes: int | None = None
+) -> tuple[nn.Module, str]:
+    """A host of images with its classifier, in eval mode.
+
+    Args:
+        name: a timm model; or what transformers' `from_pretrained` takes: a name on the hub, with
+            a slash, or a folder.
+        checkpoint: a file of a timm model's own weights.
+        classes: how many it has, where that is another number than the timm model's usual.
+
+    Returns:
+        The host, and what its weights are: "pretrained", "checkpoint", or "random" where those of
+        a timm model cannot be had.
+
+    Raises:
+        ConfigError: the name is unknown, transformers is missing, or weights are out of reach or
+            do not fit.
+    """
+    import timm
+
+    if timm.is_model(name):
+        return _create_timm(name, checkpoint, classes)
+    if checkpoint is not None or classes is not None:
+        raise ConfigError(
+            "expected the name of a timm model with a checkpoint or a number of classes, "
+            f"got {name!r}"
+        )
+    if "/" not in name and not Path(name).is_dir():
+        raise ConfigError(
+            "expected the name of a timm model, or a folder or hub name of transformers, "
+            f"got {name!r}"
+        )
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError(f'expected transformers for {name}: pip install "papr-torch[hf]"')
+    import transformers
+
+    host, trained = _from_hub(
+        transformers.AutoModelForImageClassification, name, "or name a timm model"
+    )
+    return host, "pretrained" if trained else "random"
+
+
+def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tuple[nn.Module, str]:
+    own: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if checkpoint is not None:
+        try:
+            host = create(name, pretrained=False, checkpoint_path=str(checkpoint), **own)
+        except Exception as error:  # an unreadable file, or weights of another model
+            raise ConfigError(f"cannot load {checkpoint} into {name} ({one_line(error)})") from None
+        return host.eval(), "checkpoint"
+    if classes is None:
+        try:
+            return create(name, pretrained=True).eval(), "pretrained"
+        except Exception:  # whatever the hub's HTTP stack of the day raises
+            pass
+    return create(name, pretrained=False, **own).eval(), "random"
+
+
+def _from_hub(kind: Any, name: str, otherwise: str) -> tuple[nn.Module, bool]:
+    """A model of transformers in eval mode, and whether all its weights were found."""
     try:
         with _patient_only_online(), _without_bars():
-            model, found = transformers.AutoModelForVideoClassification.from_pretrained(
-                name, output_loading_info=True
-            )
+            model, found = kind.from_pretrained(name, output_loading_info=True)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
-        raise ConfigError(
-            f"cannot load {name} ({one_line(error)}); without a download there are "
-            f"{', '.join(VIDEO_HOSTS)}, with random weights"
-        ) from error
+        raise ConfigError(f"cannot load {name} ({one_line(error)}); {otherwise}") from error
     return model.eval(), not (found["missing_keys"] or found["mismatched_keys"])
 
 
@@ -101,16 +164,25 @@ def video_statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
             has 0.5 throughout, the others ImageNet's.
     """
     if name not in VIDEO_HOSTS:
-        from transformers import ImageProcessingMixin
-
-        with contextlib.suppress(OSError), _patient_only_online():
-            found, _ = ImageProcessingMixin.get_image_processor_dict(name)
-            mean, std = check_statistics(found.get("image_mean"), found.get("image_std"))
-            if mean is not None and std is not None:
-                return mean, std
+        mean, std = processor_statistics(name)
+        if mean is not None and std is not None:
+            return mean, std
     if getattr(getattr(host, "config", None), "model_type", None) == "vivit":
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     return IMAGENET_MEAN, IMAGENET_STD
+
+
+def processor_statistics(name: str) -> tuple[Triple | None, Triple | None]:
+    """Mean and std in the preprocessor_config.json of a model of transformers.
+
+    (None, None) where there is no such file, or nothing in it.
+    """
+    from transformers import ImageProcessingMixin
+
+    with contextlib.suppress(OSError), _patient_only_online():
+        found, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        return check_statistics(found.get("image_mean"), found.get("image_std"))
+    return None, None
 
 
 def fetch(url: str) -> Path:

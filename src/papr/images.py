@@ -95,6 +95,7 @@ def select_patches(
     proposal: Proposal,
     patch: int = 16,
     proposal_size: Size = None,
+    score: str = "significance",
 ) -> Selection:
     """The patches of plain images that a proposal finds significant, without any host.
 
@@ -104,12 +105,12 @@ def select_patches(
         proposal: who looks.
         patch: side of a patch, in pixels.
         proposal_size: resolution the proposal runs at.
+        score: "significance" or "softcam"; see `papr.PruneConfig`.
     """
     height, width = pixels.shape[-2:]
     grid = (height // patch, width // patch)
-    scorer = proposal.scorer(
-        pixels.device, torch.float32, proposal_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    )
+    plain = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    scorer = proposal.scorer(pixels.device, torch.float32, proposal_size, *plain, score=score)
     scores = to_grid(scorer(pixels), grid)
     return select(scores, kept_count(keep, grid[0] * grid[1]))
 

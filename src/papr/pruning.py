@@ -6,15 +6,17 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple
+from papr.budgets import default_share
+from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple, check_keep
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
 from papr.hosts.blocks import check_blocks
+from papr.hosts.grouped import Grouped
 from papr.hosts.state import HostState, warn_unknown_statistics
 from papr.later import Merge, Recut, Step, steps
 from papr.proposals import Proposal, as_proposal
-from papr.selecting import Selection
+from papr.selecting import BudgetedSelection, Selection
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,7 +41,7 @@ class Support:
 
 def prune(
     model: Model,
-    keep: float | PruneConfig = 0.5,
+    keep: float | str | PruneConfig = 0.5,
     proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = DEFAULT_PROPOSAL,
     *,
     proposal_size: ProposalSize = None,
@@ -56,6 +58,8 @@ def prune(
     merge: Merge | None = None,
     pool: int = 0,
     recut: Recut | None = None,
+    target: float | None = None,
+    share: float | None = None,
 ) -> Model:
     """Make a vision model look only at the patches that a small ConvNet finds significant.
 
@@ -68,7 +72,8 @@ def prune(
         model: the host; `papr.supported(model)` says whether it can be pruned. A model wrapped by
             `torch.compile` or DistributedDataParallel may be given as it is.
         keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, and then
-            nothing else.
+            nothing else. "auto": each image keeps as many as carry a share of its significance,
+            from 0.75 to 1.25 times `target`; see `papr.calibrate`.
         proposal: who looks first; see `papr.Proposal`.
         proposal_size: resolution the proposal runs at; see `PruneConfig`.
         reference: exact semantics of the paper's reference; see `PruneConfig`.
@@ -78,8 +83,9 @@ def prune(
         stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.
         attention: of Swin, "dense" as in the paper, or "kept": patches that are not selected take
             no part in window attention either. Faster, and further from the dense model.
-        score: of a video host, "significance" or "motion", which mixes in how much each patch
-            changed since the last tubelet; see `papr.motion`.
+        score: "significance", the paper's; of an image host "softcam", the proposal's class
+            activation maps weighted by probability, for proposals with a linear classifier; of a
+            video host "motion", which mixes in how much each patch changed; see `PruneConfig`.
         motion_weight: of that change, 0 to 1.
         reuse: of a video host, for how many clips of a stream a significance map serves. In
             eager code, without gradients, on one thread; see `papr.proposals.reuse`.
@@ -88,6 +94,9 @@ def prune(
             tokens in the blocks (ToMe), on top of pruning or at keep=1 alone; see `papr.Merge`.
         pool: of those, into how many means the pruned patches are pooled instead of being dropped.
         recut: of those, drop tokens once more in a later block; see `papr.Recut`.
+        target: with keep="auto", the fraction of patches that stay in the mean; None for 0.5.
+        share: with keep="auto", what `papr.calibrate` gave for that target; None for the one
+            measured for the embedded proposal.
 
     Returns:
         `model`, the same object.
@@ -98,6 +107,15 @@ def prune(
         ProposalError: the proposal cannot be loaded or returns no feature map.
         In each case the model is as it was before the call.
     """
+    if keep == "auto":
+        keep = 0.5 if target is None else check_keep(target)
+        known = proposal if proposal_size is None else None
+        share = default_share(keep, known) if share is None else share
+    elif target is not None or share is not None:
+        raise ConfigError(
+            f'expected target and share with keep="auto", got target={target!r}, share={share!r} '
+            f"and keep={keep!r}"
+        )
     config = _configuration(
         keep,
         proposal=proposal,
@@ -115,6 +133,7 @@ def prune(
         merge=merge,
         pool=pool,
         recut=recut,
+        share=share,
     )
     host = unwrap(model)
     plan = find_plan(host)
@@ -131,10 +150,10 @@ def prune(
     return model
 
 
-def _configuration(keep: float | PruneConfig, **options: Any) -> PruneConfig:
+def _configuration(keep: float | str | PruneConfig, **options: Any) -> PruneConfig:
     """What was asked for: a configuration as it is given, or one made of single options."""
     if not isinstance(keep, PruneConfig):
-        return PruneConfig(keep, **options)
+        return PruneConfig(keep, **options)  # type: ignore[arg-type]  # which refuses text
     if any(getattr(PruneConfig, name) != value for name, value in options.items()):
         raise ConfigError("expected a PruneConfig or single options, got both")
     return keep
@@ -157,6 +176,8 @@ def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:
             "expected no proposal_size for a callable, which gets the host's pixels as they are, "
             f"got {config.proposal_size!r}"
         )
+    if config.score == "softcam":
+        proposal.check_softcam(facts.tubelet)
     _check_options(host, config, plan)
     later = _check_later(host, config, plan)
     known = facts.mean is not None or proposal.mean is None
@@ -189,6 +210,8 @@ def _check_later(host: nn.Module, config: PruneConfig, plan: Plan) -> dict[int, 
 
 def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
     """Refuse options that this host has no use for."""
+    if config.share is not None:
+        _check_budgets(host, plan)
     count = plan.facts.stages
     if config.stages is not None and max(config.stages) >= count:
         has = f"{count} stages, 0 to {count - 1}" if count else "no stages: its tokens drop once"
@@ -202,8 +225,22 @@ def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
         )
     if not plan.facts.tubelet and (config.score == "motion" or config.reuse > 1):
         raise ConfigError(
-            f'expected score="significance" and reuse=1 for a {plan.family}, which takes images, '
-            f"got score={config.score!r} and reuse={config.reuse}"
+            f'expected score="significance" or "softcam" and reuse=1 for a {plan.family}, which '
+            f"takes images, got score={config.score!r} and reuse={config.reuse}"
+        )
+
+
+def _check_budgets(host: nn.Module, plan: Plan) -> None:
+    """Refuse budgets for each image where the host cannot have them."""
+    if plan.facts.stages or plan.facts.tubelet:
+        what = "takes clips" if plan.facts.tubelet else "keeps its grid dense"
+        raise ConfigError(
+            f"expected one keep for a {plan.family}, which {what}, got a budget for each image"
+        )
+    if hasattr(host, "text_model"):
+        raise UnsupportedModelError(
+            f"cannot give each image its budget in {type(host).__name__}, whose answers compare "
+            "images with texts across the batch: prune its vision_model"
         )
 
 
@@ -216,7 +253,9 @@ def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     kept_attention = state.config.attention == "kept" and plan.kept_attention is not None
     cuts = plan.kept_attention if kept_attention else plan.cuts
     assert cuts is not None
-    return [*(cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)), *blocks]
+    root = [] if state.config.share is None else [Cut("", Grouped)]
+    kept = [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]
+    return [*root, *kept, *blocks]
 
 
 def unprune(model: Model) -> Model:
@@ -233,7 +272,7 @@ def is_pruned(model: nn.Module) -> bool:
     return bool(states(unwrap(model)))
 
 
-def selection(model: nn.Module, stage: int | None = None) -> Selection:
+def selection(model: nn.Module, stage: int | None = None) -> Selection | BudgetedSelection:
     """Which patches the last forward pass kept.
 
     Of this thread's last pass where it ran eagerly; of the last one to finish where it was
@@ -242,6 +281,9 @@ def selection(model: nn.Module, stage: int | None = None) -> Selection:
     Args:
         model: a pruned model.
         stage: of Swin and ConvNeXt, which stage's selection; None for the first pruned one.
+
+    Returns:
+        A `Selection`; a `BudgetedSelection` where each image has a budget of its own.
 
     Raises:
         SelectionError: the model is not pruned, has not run yet, was pruned with trace=False, or

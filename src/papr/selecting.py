@@ -107,6 +107,59 @@ class Selection:
         return dense.transpose(1, 2).reshape(batch, channels, *self.grid)
 
 
+@dataclass(frozen=True, eq=False)
+class BudgetedSelection:
+    """Which patches one forward pass kept, where each image has a budget of its own.
+
+    Attributes:
+        groups: a selection for each number of patches that occurs.
+        rows: which images of the batch each of these is of, (group,) int64.
+        counts: how many patches each image keeps, (B,) int64.
+    """
+
+    groups: tuple[Selection, ...]
+    rows: tuple[Tensor, ...]
+    counts: Tensor
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The patch grid."""
+        return self.groups[0].grid
+
+    @property
+    def scores(self) -> Tensor:
+        """The significance map (B, *grid), float32."""
+        scores = [group.scores for group in self.groups]
+        return self._in_order([s for s in scores if s is not None])
+
+    @property
+    def indices(self) -> Tensor:
+        """Raises SelectionError: no tensor (B, K) holds them."""
+        raise SelectionError(
+            "expected one number of patches for indices (B, K), got budgets from "
+            f"{int(self.counts.min())} to {int(self.counts.max())}: ask for .mask(), or .of(image)"
+        )
+
+    def mask(self) -> Tensor:
+        """The kept patches as a bool tensor (B, *grid), True where kept."""
+        return self._in_order([group.mask() for group in self.groups])
+
+    def of(self, image: int) -> Selection:
+        """The selection of one image of the batch, indices (1, K).
+
+        Raises:
+            SelectionError: there is no such image.
+        """
+        for group, rows in zip(self.groups, self.rows, strict=True):
+            for place in (rows == image).nonzero()[:, 0].tolist():
+                scores = None if group.scores is None else group.scores[place : place + 1]
+                return Selection(group.indices[place : place + 1], group.grid, scores)
+        raise SelectionError(f"expected an image from 0 to {len(self.counts) - 1}, got {image!r}")
+
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts)[torch.cat(self.rows).argsort().to(parts[0].device)]
+
+
 def kept_count(keep: float, patches: int, class_token: bool = False) -> int:
     """How many of `patches` stay: `max(1, int(keep * patches))`.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, demo, export, mask, video
+from papr.cli import bench, compare, compare_cam, demo, export, mask, video
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(mask.mask)
 app.command()(bench.bench)
+app.command()(compare.compare)
+app.command()(compare_cam.compare_cam)
 app.command()(export.export)
 app.command()(video.video)
 

@@ -11,6 +11,7 @@ import typer
 from papr.cli.common import (
     DTYPES,
     Attention,
+    MergeR,
     ProposalName,
     ProposalSize,
     Score,
@@ -21,6 +22,7 @@ from papr.cli.common import (
     out,
     parse_keeps,
     parse_list,
+    parse_merge,
     parse_proposal_size,
     parse_stages,
     pick_device,
@@ -62,6 +64,7 @@ def bench(
     stages: Stages = None,
     attention: Attention = "dense",
     score: Score = "significance",
+    merge_r: MergeR = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there.")
@@ -75,6 +78,7 @@ def bench(
     much of it arrives.
     """
     keeps = [k for k in parse_keeps(keep) if k < 1]
+    merge = parse_merge(merge_r)
     batches = None if batch is None else _batches(batch)
     dtypes = parse_list(dtype, lambda name: DTYPES[name], "--dtype")
     if not keeps:
@@ -112,6 +116,7 @@ def bench(
                         stages=parse_stages(stages),
                         attention=attention,
                         score=score,
+                        merge=merge,
                         mean=mean,
                         std=std,
                     )
@@ -131,6 +136,7 @@ def bench(
             "stages": stages,
             "attention": attention,
             "score": score,
+            "merge_r": merge_r,
             "rounds": rounds,
             "environment": environment(target),
             "rows": [row.to_dict() for row in rows],

@@ -18,6 +18,7 @@ from papr.compare import Row
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
+from papr.later import Merge
 from papr.proposals.clip_nets import NAMES as CLIP_NETS
 
 out = Console()
@@ -25,6 +26,9 @@ errors = Console(stderr=True)
 
 #: The least speed-up that is worth the patches it costs.
 PAYS = 1.05
+
+#: How pictures that papr draws end, so that no photograph of the user's is overwritten.
+SUFFIX = "-papr.png"
 
 _T = TypeVar("_T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,10 +72,28 @@ Attention = Annotated[
 Score = Annotated[
     str,
     typer.Option(
-        help='Video: "significance" as in the paper, or "motion": what changes counts too '
-        "(static cameras)."
+        help='"significance" as in the paper; images: "softcam", by what the proposal\'s classes '
+        'say; video: "motion": what changes counts too (static cameras).'
     ),
 ]
+
+
+MergeR = Annotated[
+    str | None,
+    typer.Option(
+        "--merge-r",
+        help="Plain ViTs: tokens merged away in each block (ToMe), such as 8, or 16,16,8 block "
+        "by block. In the second half of the blocks, or in all where --keep is 1.",
+    ),
+]
+
+
+def parse_merge(text: str | None) -> Merge | None:
+    """Merging as --merge-r says: one number, or one a block."""
+    if text is None:
+        return None
+    numbers = parse_list(text, int, "--merge-r")
+    return Merge(numbers[0] if len(numbers) == 1 else numbers)
 
 
 def parse_stages(text: str | None) -> tuple[int, ...] | None:
@@ -165,11 +187,25 @@ def progress(label: str) -> Progress:
     )
 
 
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """A name for the picture of each image: the image's own, numbered where two are alike."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        name, number = path.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
 def speed_table(rows: Sequence[Row], unit: str = "image") -> Table:
     """The rows of one comparison (one batch size, one dtype): time always beside GMACs.
 
     Args:
-        rows: of `papr.compare.compare`.
+        rows: of `papr.compare`.
         unit: what one row of a batch is, "image" or "clip".
     """
     title = f"batch {rows[0].batch}, {rows[0].dtype}"

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from papr.cli.common import describe_device, out, progress, speed_table
-from papr.compare import compare, twin
+from papr.compare import compare
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.errors import PaprError
 from papr.files import write_image
@@ -20,6 +20,7 @@ from papr.hub import create
 from papr.images import fit, keep_visible, load_image, select_patches, to_pixels
 from papr.proposals import Proposal, embedded
 from papr.pruning import prune
+from papr.twins import twin
 
 HOST = "vit_base_patch16_224"
 KEEPS = (0.7, 0.5, 0.3)

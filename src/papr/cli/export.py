@@ -27,7 +27,6 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
-from papr.compare import twin
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError, one_line
 from papr.exporting import Exported, differences
@@ -35,6 +34,7 @@ from papr.exporting.speed import LABELS, RuntimeRow, compare_runtimes
 from papr.exporting.writing import chosen_format
 from papr.hub import VIDEO_HOSTS, create
 from papr.pruning import prune
+from papr.twins import twin
 
 
 def export(

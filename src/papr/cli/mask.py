@@ -7,15 +7,22 @@ from typing import Annotated
 import torch
 import typer
 
-from papr.cli.common import ProposalName, ProposalSize, errors, out, parse_size, progress
+from papr.cli.common import (
+    SUFFIX,
+    ProposalName,
+    ProposalSize,
+    distinct_names,
+    errors,
+    out,
+    parse_size,
+    progress,
+)
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import heat_map, kept_patches, panel
 from papr.errors import ConfigError
 from papr.files import atomic, write_image
 from papr.images import ImageError, find_images, fit, load_image, select_patches, to_pixels
 from papr.proposals import Proposal
-
-_SUFFIX = "-papr.png"  # so that no photograph of the user's is overwritten
 
 
 def mask(
@@ -28,6 +35,13 @@ def mask(
     proposal_size: ProposalSize = None,
     size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+    score: Annotated[
+        str,
+        typer.Option(
+            help='"significance" as in the paper, or "softcam": class activation maps weighted by '
+            "probability."
+        ),
+    ] = "significance",
 ) -> None:
     """Draw the significance map and the kept patches of images.
 
@@ -36,14 +50,16 @@ def mask(
     the top left. An image that cannot be read is named and skipped; the exit status is then 1.
     """
     check_keep(keep)
+    if score not in ("significance", "softcam"):
+        raise ConfigError(f'expected --score "significance" or "softcam", got {score!r}')
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
     who_size = parse_size(proposal_size, "--proposal-size")
-    paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
+    paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     who = Proposal(proposal)
     broken: list[str] = []
     with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
-        for path, name in bar.track(list(zip(paths, _names(paths), strict=True))):
+        for path, name in bar.track(list(zip(paths, distinct_names(paths), strict=True))):
             try:
                 photograph = fit(load_image(path), size, patch)
             except (ImageError, MemoryError) as error:
@@ -51,22 +67,23 @@ def mask(
                 continue
             pixels = to_pixels(photograph)
             with torch.inference_mode():
-                chosen = select_patches(pixels, keep, who, patch, who_size)
+                chosen = select_patches(pixels, keep, who, patch, who_size, score)
             assert chosen.scores is not None
             picture = panel(
                 [
                     (path.name, photograph),
-                    ("significance", heat_map(photograph, chosen.scores[0])),
+                    (score, heat_map(photograph, chosen.scores[0])),
                     (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
                 ]
             )
-            write_image(out_dir / f"{name}{_SUFFIX}", picture)
+            write_image(out_dir / f"{name}{SUFFIX}", picture)
             line = {
                 "image": str(path),
-                "picture": f"{name}{_SUFFIX}",
+                "picture": f"{name}{SUFFIX}",
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),
+                "score": score,
                 "keep": keep,
                 "kept": chosen.indices[0].tolist(),
             }
@@ -76,17 +93,3 @@ def mask(
         errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
     if broken:
         raise typer.Exit(1)
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """A name for each picture: the image's own, numbered where two are alike."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names

@@ -26,7 +26,7 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
-from papr.compare import Row, compare, twin
+from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.errors import ConfigError
 from papr.files import check_folder, write_text
@@ -35,6 +35,7 @@ from papr.hub import VIDEO_HOSTS, create_video, video_statistics
 from papr.proposals import Proposal
 from papr.pruning import prune, selection
 from papr.selecting import Selection
+from papr.twins import twin
 from papr.video import POLICIES, Video, View, average_views, open_video, views
 from papr.video.overlay import overlay, write_gif, write_mp4
 from papr.video.sampling import normalise, read_crops, window
@@ -237,7 +238,8 @@ def _look(
         for view in bar.track(chosen):
             pixels = _pixels(source, view, config, device)
             logits = pruned(pixels).logits[0].float().cpu()
-            kept: Selection = selection(pruned)
+            kept = selection(pruned)
+            assert isinstance(kept, Selection)
             assert kept.scores is not None
             mask, scores, indices = kept.mask()[0], kept.scores[0], kept.indices[0]
             seen.append(_Seen(mask.cpu(), scores.cpu(), indices.cpu(), logits))

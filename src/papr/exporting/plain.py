@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from papr.compare import twin
 from papr.errors import ExportError, one_line
 from papr.proposals.scorers import floating_weight
 from papr.pruning import unwrap
 from papr.significance import describe
+from papr.twins import twin
 
 #: Of an output with several fields, the first of these groups that is there is what leaves.
 _WANTED = (("logits",), ("image_embeds",), ("last_hidden_state", "pooler_output"))

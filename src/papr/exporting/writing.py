@@ -104,6 +104,11 @@ def export(
     format = chosen_format(path, format)
     if path.is_dir():
         raise ConfigError(f"expected a file to write, got the folder {path}")
+    if any(state.config.share is not None for state in states(unwrap(model))):
+        raise ExportError(
+            "expected one number of patches to export a host, got a budget for each image: "
+            "papr.prune it with a fixed keep"
+        )
     eager = plain(model, on_cpu=format == "onnx")
     shape = pixel_shape(unwrap(model), example)
     if format == "onnx":

@@ -120,7 +120,8 @@ def _check_forward(model: nn.Module, known: type) -> None:
     for name in ("forward", "forward_features"):
         # a forward on the instance wraps the class's (accelerate does that) and reaches the site
         replaced = name == "forward_features" and name in vars(model)
-        if replaced or getattr(type(model), name, None) is not getattr(known, name, None):
+        own = getattr(type(model), "_papr_base", type(model))  # the root may be grafted itself
+        if replaced or getattr(own, name, None) is not getattr(known, name, None):
             raise UnsupportedModelError(
                 f"cannot prune {type(model).__name__}: it has its own {name} in place of "
                 f"{_full_name(known)}'s, which may never reach the place where tokens are cut"

@@ -63,7 +63,7 @@ class ReducingBlock(Site):
 
     def forward(self, x: Tensor | Travelling, *args: Any, **kwargs: Any) -> Tensor | Travelling:
         """Tokens (B, P + M, C) to fewer; `Travelling` between the first and the last block."""
-        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+        if not _is_traced() and any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
             raise PrunedModelError(
                 "expected no attention mask for a host whose tokens merge or are cut in its "
                 "blocks, got one: papr.unprune(model) first"
@@ -121,10 +121,16 @@ class ReducingBlock(Site):
         return tokens + self._attended(together, normalised), queries, keys
 
 
+def _is_traced() -> bool:
+    """Whether a graph is made; transformers then brings a mask of its own, which hides nothing."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def _log_sizes(now: Travelling, prefix: int) -> Tensor:
     """The bias of proportional attention, (B, 1, 1, P + M): 0 for tokens of one patch."""
     assert now.sizes is not None
-    return F.pad(now.sizes.log(), (prefix, 0))[:, None, None]
+    precise = torch.promote_types(now.tokens.dtype, torch.float32)
+    return F.pad(now.sizes.to(precise).log(), (prefix, 0))[:, None, None]
 
 
 def _class_attention(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
@@ -194,6 +200,7 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor]:
     weight = next(block.parameters())
     drawn = torch.randn(2, 9, width, generator=torch.Generator().manual_seed(0))
     tokens = drawn.to(device=weight.device, dtype=weight.dtype)
-    expected = holder[0](tokens)
-    graft(holder, "0", behaviour, None)
-    return expected, holder[0](tokens)
+    with torch.autocast(weight.device.type, enabled=False):
+        expected = holder[0](tokens)
+        graft(holder, "0", behaviour, None)
+        return expected, holder[0](tokens)

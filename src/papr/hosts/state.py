@@ -1,8 +1,10 @@
 """What the sites of one pruned host share: configuration, scorers, the selection of this pass."""
 
+import contextlib
 import math
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from papr.config import PruneConfig, Triple
-from papr.errors import PaprWarning, SelectionError
+from papr.errors import PaprWarning, PrunedModelError, SelectionError
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Notes, Passes, Record, Stage, is_recomputing
 from papr.later import Step
@@ -18,7 +20,7 @@ from papr.motion import mix, motion_map
 from papr.proposals import Proposal
 from papr.proposals.reuse import ReusingScorer
 from papr.proposals.scorers import Scorer, floating_weight
-from papr.selecting import Selection, follow, kept_count, top_indices
+from papr.selecting import BudgetedSelection, Selection, follow, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
 
@@ -71,6 +73,7 @@ class HostState:
         self._keep = repr(self.config.keep)
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
         self.passes = Passes()
+        self._local = threading.local()  # of budgets: what a group was given, and what was kept
 
     @property
     def ranked(self) -> bool:
@@ -107,6 +110,7 @@ class HostState:
                 facts.std,
                 config.reference,
                 facts.tubelet,
+                config.score,
             )
             if config.reuse > 1:
                 scorer = ReusingScorer(scorer, config.reuse, config.reuse_threshold)
@@ -127,14 +131,7 @@ class HostState:
             if not self.steps:
                 self.passes.finish()  # there is no cut that would
             return
-        if torch.compiler.is_compiling():
-            scorer = self.scorer
-        else:  # a replica of DataParallel, or weights assigned from elsewhere, may have moved
-            weight = floating_weight(entry)
-            scorer = self._scorer_on(pixels.device, (pixels if weight is None else weight).dtype)
-        assert scorer is not None
-        raw = scorer(pixels)
-        check_scores(raw)
+        raw = self._given_scores() if self.config.share else self.raw_scores(pixels, entry)
         if self.config.score == "motion":
             with torch.no_grad():
                 change = motion_map(pixels, grid)
@@ -142,6 +139,44 @@ class HostState:
             check_scores(raw)
         grids = enumerate(self._grids(grid))
         self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
+
+    def raw_scores(self, pixels: Tensor, entry: nn.Module) -> Tensor:
+        """What the proposal finds in pixels, (B, h, w), checked; arguments as of `look`."""
+        if torch.compiler.is_compiling():
+            scorer = self.scorer
+        else:  # a replica of DataParallel, or weights assigned from elsewhere, may have moved
+            weight = floating_weight(entry)
+            scorer = self._scorer_on(pixels.device, (pixels if weight is None else weight).dtype)
+        assert scorer is not None
+        raw: Tensor = scorer(pixels)
+        check_scores(raw)
+        return raw
+
+    @property
+    def given(self) -> tuple[Tensor, int] | None:
+        """Of budgets: the scores and the count of the group that this thread runs; else None."""
+        return getattr(self._local, "given", None)
+
+    @contextlib.contextmanager
+    def giving(self, raw: Tensor, count: int) -> Iterator[None]:
+        """Run one group: its scores (B, h, w) and how many patches each of its images keeps."""
+        self._local.given = (raw, count)
+        try:
+            yield
+        finally:
+            self._local.given = None
+
+    def _given_scores(self) -> Tensor:
+        if self.given is None:
+            raise PrunedModelError(
+                "expected a call of the whole model, which gives each image its budget, got one "
+                "of a part: papr.prune with a fixed keep for that"
+            )
+        return self.given[0]
+
+    def keep_groups(self, selection: BudgetedSelection) -> None:
+        """What the last pass of this thread kept, over all groups."""
+        self._local.groups = selection
 
     def _grids(self, grid: Grid) -> tuple[Grid, ...]:
         return (grid,) if self.facts.pyramid is None else self.facts.pyramid(grid)
@@ -158,7 +193,8 @@ class HostState:
     def _rank(self, raw: Tensor, grid: Grid) -> Stage:
         scores = to_grid(raw, grid)
         counted = self.config.reference and self.facts.class_token
-        count = kept_count(float(self._keep), math.prod(grid), counted)
+        given = self.given if self.config.share else None
+        count = given[1] if given else kept_count(float(self._keep), math.prod(grid), counted)
         asked = self.config.trace or self.ranked
         return top_indices(scores, count), scores if asked else None, grid, {}
 
@@ -213,7 +249,7 @@ class HostState:
         record[0][3].update(notes)
         return True
 
-    def last(self, stage: int | None = None) -> Selection:
+    def last(self, stage: int | None = None) -> Selection | BudgetedSelection:
         """The selection of the last forward pass, of this thread where it ran eagerly.
 
         Args:
@@ -225,6 +261,9 @@ class HostState:
         """
         if not self.config.trace:
             raise SelectionError("expected trace=True to keep selections, got trace=False")
+        groups: BudgetedSelection | None = getattr(self._local, "groups", None)
+        if groups is not None:
+            return groups
         record = self.passes.last()
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")

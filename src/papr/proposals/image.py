@@ -23,6 +23,7 @@ from papr.hub import create
 from papr.proposals import clip_nets, embedded
 from papr.proposals.clips import REFERENCE_FRAMES, ClipScorer, FramesScorer
 from papr.proposals.folding import cheapen
+from papr.proposals.heads import SoftCam, linear_head
 from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
 from papr.significance import channel_mean
 
@@ -76,6 +77,8 @@ class Proposal:
         self.clips = False  # whether the network looks at clips
         self._side, self._every_frame, self._least_frames = DEFAULT_SIZE, True, 1
         self._call = "forward"
+        self._pretrained = pretrained
+        self._head: SoftCam | None = None  # of a named network, loaded when a scorer wants it
         self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
         self._lock = threading.Lock()
         source = os.fspath(source) if isinstance(source, os.PathLike) else source
@@ -147,6 +150,7 @@ class Proposal:
         host_std: Triple | None = None,
         reference: bool = False,
         tubelet: int = 0,
+        score: str = "significance",
     ) -> Scorer:
         """The proposal as a module pixels -> scores on one device, in one dtype.
 
@@ -159,11 +163,16 @@ class Proposal:
             reference: pixels go in as they are, not renormalised; images not resized by default,
                 clips to (8, side, side).
             tubelet: how many frames a patch of the host spans; 0 for a host of images.
+            score: "softcam" for the probability-weighted class activation map of a network with a
+                linear classifier after global average pooling; others mean the channel mean.
 
         Raises:
-            ProposalError: a network for clips and a host of images.
+            ProposalError: a network for clips and a host of images; softcam and no such classifier.
             ConfigError: a size (frames, height, width) for a network that looks at images.
         """
+        softcam = score == "softcam"
+        if softcam:
+            self.check_softcam(tubelet)
         if self.function is not None:
             return CallableScorer(self.function)
         chosen = size if size is not None else self.size
@@ -175,12 +184,40 @@ class Proposal:
             run_at = self._side if default else chosen
             if not self.clips:
                 given = (net, self._call, run_at, default, affine)
+                if softcam:
+                    head = copy.deepcopy(self._classifier()).to(device)
+                    return NetScorer(*given, head).eval()
                 return (FramesScorer(tubelet, *given) if tubelet else NetScorer(*given)).eval()
             if chosen is None and self.named and reference:
                 run_at = (REFERENCE_FRAMES, self._side, self._side)
             step = 1 if self._every_frame else tubelet
             least = self._least_frames
             return ClipScorer(step, least, net, self._call, run_at, default, affine).eval()
+
+    def check_softcam(self, tubelet: int = 0) -> None:
+        """Refuse what can have no probability-weighted map. Loads nothing.
+
+        Raises:
+            ConfigError: the host takes clips, the proposal is a callable or looks at clips.
+        """
+        if tubelet or self.clips or self.function is not None:
+            what = "which looks at clips" if self.clips else "a callable"
+            raise ConfigError(
+                'expected for score="softcam" a host of images and a proposal network with a '
+                f"classifier, got {'a host of clips' if tubelet else f'{self.name}, {what}'}"
+            )
+
+    def _classifier(self) -> SoftCam:
+        """The network's classifier; of a named one, which was loaded without, loaded now."""
+        with self._lock:
+            if self._head is None:
+                assert self.net is not None
+                net = self.net
+                if self.named:
+                    with torch.device("cpu"):
+                        net = _load(self.name, self._pretrained, classes=True).eval()
+                self._head = linear_head(net, self.name, _example_images(self.size)[-1])
+            return self._head
 
     def _check_fits(self, size: ProposalSize, tubelet: int) -> None:
         if self.clips and not tubelet:
@@ -241,9 +278,13 @@ def _named(name: str) -> Proposal:
     return Proposal(name)
 
 
-def _load(name: str, pretrained: bool) -> nn.Module:
+def _load(name: str, pretrained: bool, classes: bool = False) -> nn.Module:
+    """A named network, with its classifier only where `classes`."""
+    options = {} if classes else {"num_classes": 0}
     if name == DEFAULT_PROPOSAL:
         net = embedded.classifier(pretrained)
+        if classes:
+            return net
         net.reset_classifier(0)  # type: ignore[operator]
         return net
     import timm
@@ -257,9 +298,9 @@ def _load(name: str, pretrained: bool) -> nn.Module:
             f"{', '.join(clip_nets.NAMES)} or the path of a checkpoint, got {name!r}{hint}"
         )
     if not pretrained:
-        return create(name, pretrained=False, num_classes=0)
+        return create(name, pretrained=False, **options)
     try:
-        return create(name, pretrained=True, num_classes=0)
+        return create(name, pretrained=True, **options)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ProposalError(
             f"cannot download the weights of {name} ({one_line(error)}); "

@@ -22,7 +22,7 @@ class Scorer(nn.Module):
 
 
 class NetScorer(Scorer):
-    """A network's last feature map, averaged over channels.
+    """A network's last feature map, averaged over channels or as `reduce` says.
 
     Args:
         net: the network, on its device, in eval mode.
@@ -31,6 +31,7 @@ class NetScorer(Scorer):
         shrink_only: leave images alone whose shorter side is at most `size`.
         affine: per-channel (scale, shift) from the host's normalisation to the proposal's, or
             None to pass pixels as they come.
+        reduce: feature map to scores; by default the channel mean.
     """
 
     scale: Tensor | None
@@ -44,9 +45,11 @@ class NetScorer(Scorer):
         size: ProposalSize,
         shrink_only: bool,
         affine: tuple[Triple, Triple] | None,
+        reduce: Callable[[Tensor], Tensor] = channel_mean,
     ) -> None:
         super().__init__()
         self.net = net
+        self.reduce = reduce
         self.call = call
         self.size = size
         self.shrink_only = shrink_only
@@ -73,7 +76,7 @@ class NetScorer(Scorer):
 
     def _look(self, x: Tensor, pixels: Tensor) -> Tensor:
         """What the network finds in `x`, made of `pixels`: a score for each cell of its map."""
-        scores = channel_mean(getattr(self.net, self.call)(x))
+        scores = self.reduce(getattr(self.net, self.call)(x))
         if scores.shape[0] != pixels.shape[0]:
             raise ProposalError(
                 f"expected the proposal to return a map for each of {pixels.shape[0]} inputs, "

@@ -69,17 +69,18 @@ def merge_tokens(
     """
     prefix, patches = tokens[:, :prefix_tokens], tokens[:, prefix_tokens:]
     precise = torch.promote_types(tokens.dtype, torch.float32)
-    going = sizes.gather(1, matching.go)
+    own_sizes = sizes.to(precise)
+    going = own_sizes.gather(1, matching.go)
     into = F.one_hot(matching.into, matching.receive.shape[0]).transpose(1, 2).to(precise)
-    grown = sizes[:, matching.receive] + (into * going.unsqueeze(1)).sum(2)  # (B, S)
+    grown = own_sizes[:, matching.receive] + (into * going.unsqueeze(1)).sum(2)  # (B, S)
     share = into * (going.unsqueeze(1) / grown.unsqueeze(2))  # (B, S, r)
-    own = (sizes[:, matching.receive] / grown).unsqueeze(2)
+    own = (own_sizes[:, matching.receive] / grown).unsqueeze(2)
     # a product, not a scattered sum: the same on every device, and in every exported graph
     added = share @ take_rows(patches, matching.go).to(precise)
     means = patches[:, matching.receive] * own + added
     stay = take_rows(patches, matching.stay)
     merged = torch.cat([prefix, stay, means.to(tokens.dtype)], dim=1)
-    return merged, torch.cat([sizes.gather(1, matching.stay), grown], dim=1)
+    return merged, torch.cat([sizes.gather(1, matching.stay), grown.to(sizes.dtype)], dim=1)
 
 
 def moved(matching: Matching) -> Tensor:

@@ -1,6 +1,5 @@
 """Dense against pruned, in one run: what `papr bench` and `papr demo` print."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from papr.measure import count_macs, interleave, peak_memory
 from papr.pruning import prune, unprune, unwrap
+from papr.twins import twin
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,6 @@ class Row:
         """Plain data, derived figures included."""
         derived = {"images_per_second": self.images_per_second, "efficiency": self.efficiency}
         return asdict(self) | derived
-
-
-def twin(model: nn.Module) -> nn.Module:
-    """A copy that shares the model's weights and buffers, so that both can be timed at once."""
-    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, memo)
 
 
 @torch.inference_mode()

