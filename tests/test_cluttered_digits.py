@@ -46,7 +46,7 @@ def test_pruned_by_papr_the_host_sees_what_it_needs(trained: Any, held_out: Any)
         told = 100 * stored(rival.name, rival.keep)["accuracy"]
         assert found[rival.name] == pytest.approx(told, abs=1), rival.name
     assert found["dense"] - found["random"] >= 20
-    assert found["dense"] - found["centre"] >= 20
+    assert max(found["centre"], found["stride"]) < found["PaPr"]
     assert found["dense"] - found["PaPr"] <= 2
 
 

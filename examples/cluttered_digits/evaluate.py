@@ -1,11 +1,11 @@
 """How much of the host's accuracy is left on held-out pictures, and at what time.
 
-The dense host stands beside the host pruned by PaPr (the proposal of this folder), at random and
-around the centre, at equal numbers of patches; and the host pruned by PaPr that also merges tokens
-beside the one that only merges (ToMe), at equal arithmetic, the proposal's included. Nothing is
-trained here, nor was the host trained to be pruned. Time is measured with all rivals in turns in
-this run: milliseconds per picture and the speed-up over the dense host, medians with quartiles, the
-proposal's time included.
+The dense host stands beside the host pruned by PaPr (the proposal of this folder), at random,
+around the centre and by a uniform stride, at equal numbers of patches; and the host pruned by PaPr
+that also merges tokens beside the one that only merges (ToMe), at equal arithmetic, the proposal's
+included. Nothing is trained here, nor was the host trained to be pruned. Time is measured with all
+rivals in turns in this run: milliseconds per picture and the speed-up over the dense host, medians
+with quartiles, the proposal's time included.
 
 Writes results.json and prints the table as Markdown.
 """
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 import data
 import papr
 from networks import PATCH, PATCHES, WEIGHTS, load
-from papr.baselines import centre_scores, random_scores
+from papr.baselines import centre_scores, random_scores, stride_scores
 from papr.cli.common import environment
-from papr.compare import twin
 from papr.files import write_text
 from papr.measure import count_macs, interleave
+from papr.twins import twin
 
 HERE = Path(__file__).parent
 ROW_OF_PICTURES = 1  # the seed of the pictures tested on; training looked at none of these
@@ -56,12 +56,13 @@ class Rival:
 def rivals(
     host: nn.Module, proposal: papr.Proposal, keeps: tuple[float, ...], seed: int
 ) -> Iterator[Rival]:
-    """The dense host, then at each keep the same host pruned by PaPr, at random, at the centre."""
+    """The dense host, then at each keep the same host pruned by PaPr and by the rivals."""
     yield Rival("dense", 1.0, twin(host))
     for keep in keeps:
         yield Rival("PaPr", keep, papr.prune(twin(host), keep, proposal))
         yield Rival("random", keep, papr.prune(twin(host), keep, random_scores(seed, PATCH)))
         yield Rival("centre", keep, papr.prune(twin(host), keep, centre_scores(PATCH)))
+        yield Rival("stride", keep, papr.prune(twin(host), keep, stride_scores(PATCH)))
 
 
 def merging_rivals(
