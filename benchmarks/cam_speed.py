@@ -1,0 +1,47 @@
+"""What PaPr's map and class activation maps cost, alone and in a batch of 16, all taking turns.
+
+All maps are made of EfficientNet-Lite0. Beside the methods as the grad-cam library has them stand
+Grad-CAM with its gradients stopped at the last feature map, which the library leaves to its user,
+and Grad-CAM on the network as it is loaded, its batch norms not folded.
+"""
+
+from common import SHARED, parser, photographs, save
+from papr.baselines.cams import METHODS, Cam, cam
+from papr.cli.common import pick_device
+from papr.cli.compare_cam import describe
+from papr.compare.cams import spread, time_cams
+from papr.proposals import embedded
+
+BATCH = 16
+
+
+def rivals(device: object) -> dict[str, Cam]:
+    """The methods, and Grad-CAM made cheaper and dearer."""
+    net = embedded.classifier().to(device)
+    cams = {name: cam(name, net) for name in METHODS}
+    cams["gradcam, gradients stopped"] = cam("gradcam", net, only_last=True)
+    cams["gradcam, not folded"] = cam("gradcam", net, fold=False)
+    return cams
+
+
+def main() -> None:
+    options = parser(__doc__ or "", "cam_speed-{device}.json")
+    options.add_argument("--data", default=SHARED / "imagenet-sample", type=type(SHARED))
+    options.add_argument("--rounds", type=int, default=9)
+    args = options.parse_args()
+    device = pick_device(args.device)
+    pixels = photographs(args.data)[0]
+    some = pixels[sorted(spread(BATCH, len(pixels)))].to(device)
+    cams = rivals(device)
+    costs = describe(cams, time_cams(cams, (some - 0.5) / 0.5, args.rounds))
+    for name, row in costs.items():
+        ratio, lower, upper = row["slower"][BATCH]
+        print(
+            f"{name:28}{row['ms_per_image'][1][0]:9.1f}{row['ms_per_image'][BATCH][0]:9.1f} "
+            f"ms/image{ratio:9.2f} x papr ({lower:.2f}-{upper:.2f})"
+        )
+    save(args.json, args.device, network="EfficientNet-Lite0", rounds=args.rounds, methods=costs)
+
+
+if __name__ == "__main__":
+    main()
