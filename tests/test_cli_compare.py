@@ -85,7 +85,7 @@ def test_compare(photographs: Path, tmp_path: Path) -> None:
     ]
     with Image.open(tmp_path / "o" / "a-rivals-papr.png") as picture:
         # the photograph, the seven that leave patches out, and the smaller picture
-        assert picture.size == (8 * 64 + 48 + 8 * 6, 64 + 22)
+        assert picture.size == (9 * 64 + 48 + 9 * 6, 64 + 22)
 
 
 @pytest.mark.usefixtures("small")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import papr
 from papr.baselines import centre_scores
-from papr.compare.field import PAPR, _nearest, kept_masks, make_field
+from papr.compare.field import PAPR, _nearest, make_field, selections
 from papr.compare.rivals import measure_field, rivals
 from papr.measure import count_macs
 from tiny import CASES, proposal
@@ -113,7 +113,8 @@ def test_masks_are_of_the_rivals_that_select() -> None:
     case = CASES["augreg"]
     model, images = case.build(depth=1), case.pixels(2)
     found = make_field(model, images, 0.25, proposal=proposal())
-    masks = dict(kept_masks(found, images))
+    with torch.inference_mode():
+        masks = {name: chosen.left() for name, chosen in selections(found, images)}
     assert set(ALWAYS) - set(masks) == {"dense", "lower resolution"}
     pruned = papr.prune(model, 0.25, proposal())
     with torch.no_grad():

@@ -62,10 +62,7 @@ def features(model: nn.Module, images: Tensor, fill: str = "nearest", **options:
     record = seen[-1]
     if found.ndim == 3:
         chosen = as_selection(record, sources=True)
-        kept = chosen.mask()
-        if chosen.tokens is not None:
-            assert chosen.sources is not None
-            kept = kept & (chosen.sources.view(kept.shape) >= 0)
+        kept = chosen.mask() & chosen.left()  # what was pooled is nobody's own
         return Features(chosen.restore(found[:, plan.feature_prefix :], fill), kept)
     last = plan.facts.stages - 1
     if not state.prunes(last):

@@ -78,6 +78,11 @@ class Selection:
         order = scores.sort(dim=1, descending=True, stable=True).indices
         return self.indices.gather(1, order)
 
+    def left(self) -> Tensor:
+        """As `mask`, without the patches whose tokens the host dropped later on, (B, *grid)."""
+        mask = self.mask()
+        return mask if self.sources is None else self.sources.view(mask.shape) >= 0
+
     def restore(self, tokens: Tensor, fill: float | str = 0.0) -> Tensor:
         """Put kept patch tokens back where they came from.
 

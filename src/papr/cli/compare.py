@@ -32,16 +32,17 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
-from papr.compare.field import PAPR, Field, kept_masks, make_field
+from papr.compare.field import PAPR, Field, make_field, selections
 from papr.compare.rivals import RivalRow, measure_field
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
-from papr.draw import kept_patches, panel
+from papr.draw import kept_patches, merged_patches, panel
 from papr.errors import ConfigError
 from papr.files import check_folder, write_image, write_text
 from papr.hosts import find_plan
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_classifier, processor_statistics
 from papr.images import ImageError, find_images, load_image, to_pixels
+from papr.selecting import Selection
 
 _WARMUP = 2
 
@@ -323,16 +324,24 @@ def _explain(
         )
 
 
+def _picture(photograph: Image.Image, chosen: Selection, image: int) -> Image.Image:
+    """The patches that are left; where tokens merged, what each of them stands for."""
+    left = chosen.left()[image]
+    if chosen.sources is None or chosen.tokens in (None, int(left.sum())):
+        return kept_patches(photograph, left)
+    return merged_patches(photograph, chosen.sources[image].view(left.shape))
+
+
 def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
-    """A picture of each of the first images: what every selection keeps, side by side."""
+    """A picture of each of the first images: what every rival makes of it, side by side."""
     shown = [item for item, _ in zip(album.readable(), range(count), strict=False)]
-    masks = dict(kept_masks(found, album.pixels([photograph for _, photograph in shown])))
+    chosen = dict(selections(found, album.pixels([photograph for _, photograph in shown])))
     names = distinct_names([path for path, _ in shown])
     for i, ((path, photograph), name) in enumerate(zip(shown, names, strict=True)):
         pictures = [(path.name, photograph)]
         for rival, module in found.models.items():
-            if rival in masks:
-                pictures.append((rival, kept_patches(photograph, masks[rival][i])))
+            if rival in chosen:
+                pictures.append((rival, _picture(photograph, chosen[rival], i)))
             elif isinstance(module, LowerResolution):
                 height, width = module.size
                 pictures.append((rival, photograph.resize((width, height))))

@@ -181,16 +181,12 @@ def _size_note(rival: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def kept_masks(found: Field, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(name, (B, *grid) bool) of each rival that leaves patches out; for pictures."""
+def selections(found: Field, pixels: Tensor) -> Iterator[tuple[str, Selection]]:
+    """What each rival that drops or merges patches of these images made of them; for pictures."""
     for name, rival in found.models.items():
         if not states(rival):
             continue
         rival(pixels)
         chosen = selection(rival)
         assert isinstance(chosen, Selection)
-        mask = chosen.mask()
-        if chosen.sources is not None:  # later cuts have dropped some too
-            mask = mask & (chosen.sources.view(mask.shape) >= 0)
-        if not mask.all():
-            yield name, mask
+        yield name, chosen
