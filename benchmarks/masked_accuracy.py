@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common import SHARED, parser, photographs, save
 from papr.baselines import centre_scores, random_scores, stride_scores
+from papr.baselines.cams import folded
 from papr.cli.common import pick_device
 from papr.compare import compare
 from papr.images import keep_visible
@@ -93,7 +94,7 @@ def another_judge(
     pixels: Tensor, labels: Tensor, papr_default: Callable[[Tensor], Tensor]
 ) -> dict[str, object]:
     """The same by a network that has no part in the selection."""
-    classify = embedded.classifier(name=JUDGE).to(pixels.device)
+    classify = folded(embedded.classifier(name=JUDGE).to(pixels.device))
     accuracy = judged(classify, pixels, labels, {"papr": papr_default, **baselines()})
     for name, enlarge in (("lower resolution", False), ("lower resolution, enlarged", True)):
         accuracy[name] = {
@@ -127,7 +128,7 @@ def main() -> None:
     args = options.parse_args()
     device = pick_device(args.device)
     pixels, labels = (t[: args.photographs].to(device) for t in photographs(args.data))
-    classify = embedded.classifier().to(device)
+    classify = folded(embedded.classifier().to(device))
     proposal = Proposal()
 
     scorers: dict[str, Callable[[Tensor], Tensor]] = {

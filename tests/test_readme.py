@@ -20,8 +20,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 def test_code_runs(tmp_path: Path) -> None:
     """Every Python block in order, in one namespace, with random weights and a smaller host."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 4
-    usage, video, reading, options = (
+    assert len(blocks) == 5
+    usage, later, video, reading, options = (
         block.replace("pretrained=True", "pretrained=False").replace("vit_base", "vit_tiny")
         for block in blocks
     )
@@ -29,6 +29,12 @@ def test_code_runs(tmp_path: Path) -> None:
     exec(usage, names)
     assert names["logits"].shape == (2, 1000)
     assert not papr.is_pruned(names["model"])
+    for line, tokens in zip(
+        later.splitlines(), (117 - 6 * 8, 117 + 4, int(0.8 * 117)), strict=True
+    ):
+        exec(line, names)
+        names["model"](names["images"])
+        assert papr.selection(names["model"]).tokens == tokens
     before, after = options.split("chosen =")
     exec(before, names)
     names["model"](names["images"])
@@ -183,3 +189,47 @@ def test_quality_bar() -> None:
 @pytest.mark.parametrize("name", re.findall(r"\]\((?!http)([^)#]+)\)", README))
 def test_links_lead_somewhere(name: str) -> None:
     assert (ROOT / name).is_file()
+
+
+COMPARISONS = (ROOT / "docs" / "comparisons.md").read_text(encoding="utf-8")
+
+
+def test_digits_figures_are_the_stored_ones() -> None:
+    """And what the trained host must show: see its own test for the figures themselves."""
+    stored = json.loads((ROOT / "examples" / "cluttered_digits" / "results.json").read_text())
+    rows = [(r["name"].replace("ToMe alone", "ToMe"), f"{r['keep']:g}", r) for r in stored["rows"]]
+    shown = re.findall(r"^\| ([\w +]+) \| ([\d.]+) \| (\d+\.\d) \| (\d+\.\d) \| ", README, re.M)
+    assert len(shown) == 8
+    for name, keep, right, mmacs in shown:
+        figures = [
+            (f"{100 * row['accuracy']:.1f}", f"{1e3 * row['gmacs']:.1f}")
+            for found, at, row in rows
+            if (found, at) == (name.removesuffix(" alone"), keep)
+        ]
+        assert (right, mmacs) in figures, name
+
+
+def test_merging_figures_are_the_stored_ones() -> None:
+    stored = json.loads((RESULTS / "merging_speed-cpu.json").read_text())
+    for row in stored["rows"]:
+        gmacs = f"{row['gmacs_host']:.2f} + {row['gmacs_proposal']:.2f}"
+        ideal = f"{row['ideal']:.2f}x"
+        line = f"| {row['name']} | {gmacs} | {ideal} | {times(row['speedup'])} |"
+        assert line in COMPARISONS
+    speeds = {row["name"]: f"{row['speedup'][0]:.2f}x" for row in stored["rows"]}
+    text = " ".join(README.split())
+    assert (
+        f"with ToMe (r = 8) in the second half {speeds['papr, keep 0.6, and ToMe, r = 8']}" in text
+    )
+    assert f"ToMe alone is {speeds['ToMe, r = 8']} at r = 8 and {speeds['ToMe, r = 14']}" in text
+
+
+def test_figures_of_another_judge_are_the_stored_ones() -> None:
+    """Also that nobody forgets how near the centre of a photograph comes."""
+    stored = json.loads((RESULTS / "masked_accuracy.json").read_text())["judged_by_another"]
+    for row in stored["top1"].values():
+        assert "| " + " | ".join(f"{value:.3f}" for value in row.values()) + " |" in COMPARISONS
+    text = " ".join(README.split())
+    for name in ("papr", "centre", "lower resolution"):
+        assert " / ".join(f"{value:.3f}" for value in stored["top1"][name].values()) in text
+    assert stored["top1"]["papr"]["0.5"] > stored["top1"]["random"]["0.5"] + 0.3
