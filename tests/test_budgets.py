@@ -239,8 +239,8 @@ def test_the_configuration_goes_through_json_and_has_a_share_of_its_own():
     config = papr.PruneConfig(keep=0.4, share=0.61)
     assert papr.PruneConfig.from_json(config.to_json()) == config
     assert default_share(0.5, "efficientnet_lite0") == SHARES[0.5]
-    between = default_share(0.45, "efficientnet_lite0")
-    assert between == pytest.approx((SHARES[0.4] + SHARES[0.5]) / 2)
+    between = default_share(0.55, "efficientnet_lite0")
+    assert between == pytest.approx((SHARES[0.5] + SHARES[0.6]) / 2)
 
 
 def test_the_shares_measured_keep_their_target_on_photographs(shared_data):
