@@ -28,7 +28,6 @@ errors = Console(stderr=True)
 PAYS = 1.05
 
 #: How pictures that papr draws end, so that no photograph of the user's is overwritten.
-SUFFIX = "-papr.png"
 
 _T = TypeVar("_T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -185,20 +184,6 @@ def progress(label: str) -> Progress:
         console=errors,
         transient=True,
     )
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the picture of each image: the image's own, numbered where two are alike."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
 
 
 def speed_table(rows: Sequence[Row], unit: str = "image") -> Table:

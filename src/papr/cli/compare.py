@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from papr.baselines.resolution import LowerResolution
 from papr.cli.common import (
     DTYPES,
-    SUFFIX,
     ProposalName,
     ProposalSize,
     describe_device,
-    distinct_names,
     environment,
-    errors,
     out,
     parse_list,
     parse_size,
@@ -32,6 +29,7 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
+from papr.cli.reading import SUFFIX, Reader, distinct_names
 from papr.compare.field import PAPR, Field, make_field, selections
 from papr.compare.rivals import RivalRow, measure_field
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
@@ -41,7 +39,7 @@ from papr.files import check_folder, write_image, write_text
 from papr.hosts import find_plan
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_classifier, processor_statistics
-from papr.images import ImageError, find_images, load_image, to_pixels
+from papr.images import ImageError, find_images, to_pixels
 from papr.selecting import Selection
 
 _WARMUP = 2
@@ -136,17 +134,14 @@ def compare(
             "proposal": proposal,
             "rounds": rounds,
             "images": album.seen,
-            "skipped": [str(path) for path in album.broken],
+            "skipped": [str(path) for path in album.reader.broken],
             "environment": environment(target),
             "missing": found.missing,
             "rows": [row.to_dict() for row in rows],
         }
         write_text(json_file, json.dumps(report, indent=1) + "\n")
         out.print(f"written to {json_file}")
-    for message in album.broken.values():
-        errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
-    if album.broken:
-        raise typer.Exit(1)
+    album.reader.report()
 
 
 @dataclass
@@ -161,7 +156,7 @@ class Album:
         labels: class indices by path; None where they are unknown.
         device: the host's.
         dtype: the host's.
-        broken: what could not be read, and why.
+        reader: knows what could not be read, and why.
         seen: images in the batches so far.
     """
 
@@ -172,17 +167,17 @@ class Album:
     labels: dict[Path, int] | None
     device: torch.device
     dtype: torch.dtype
-    broken: dict[Path, str] = field(default_factory=dict)
+    reader: Reader = field(init=False)
     seen: int = 0
 
-    def photograph(self, path: Path) -> Image.Image | None:
-        """Resized and cropped in the middle; None, and remembered, where it cannot be read."""
-        try:
-            height, width = self.sides
-            return ImageOps.fit(load_image(path), (width, height), Image.Resampling.BICUBIC)
-        except (ImageError, MemoryError) as error:
-            self.broken[path] = str(error) or f"cannot read the image {path}: out of memory"
-            return None
+    def __post_init__(self) -> None:
+        height, width = self.sides
+        size = (width, height)
+        self.reader = Reader(lambda image: ImageOps.fit(image, size, Image.Resampling.BICUBIC))
+
+    def readable(self) -> Iterator[tuple[Path, Image.Image]]:
+        """Every image that can be read, resized and cropped in the middle."""
+        return self.reader.readable(self.paths)
 
     def pixels(self, photographs: Sequence[Image.Image]) -> Tensor:
         """(B, 3, H, W), normalised for the host."""
@@ -190,20 +185,13 @@ class Album:
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((plain - mean) / std).to(device=self.device, dtype=self.dtype)
 
-    def readable(self) -> Iterator[tuple[Path, Image.Image]]:
-        """Every image that can be read."""
-        for path in self.paths:
-            photograph = None if path in self.broken else self.photograph(path)
-            if photograph is not None:
-                yield path, photograph
-
     def example(self) -> Tensor:
         """The first image, (1, 3, H, W). Raises ImageError where none can be read."""
         for _, photograph in self.readable():
             return self.pixels([photograph])
         raise ImageError(
             f"expected an image that can be read among {len(self.paths)}, got none: "
-            f"{next(iter(self.broken.values()), 'no path was given')}"
+            f"{next(iter(self.reader.broken.values()), 'no path was given')}"
         )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -268,7 +256,7 @@ def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalR
         def watched() -> Iterator[tuple[Tensor, Tensor | None]]:
             for pixels, labels in album.batches(batch):
                 yield pixels, labels
-                bar.update(judging, completed=album.seen + len(album.broken))
+                bar.update(judging, completed=album.seen + len(album.reader.broken))
 
         return measure_field(found, watched(), rounds, _WARMUP, lambda: bar.advance(timing))
 

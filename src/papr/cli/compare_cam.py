@@ -15,20 +15,19 @@ from torch import Tensor
 
 from papr.baselines.cams import METHODS, Cam, cam, folded
 from papr.cli.common import (
-    distinct_names,
     environment,
-    errors,
     out,
     parse_list,
     pick_device,
     progress,
 )
+from papr.cli.reading import Reader, distinct_names
 from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.errors import ConfigError
 from papr.files import check_folder, write_image, write_text
-from papr.images import ImageError, find_images, fit, load_image, to_pixels
+from papr.images import ImageError, find_images, fit, to_pixels
 from papr.measure.curves import STEPS
 from papr.proposals import embedded
 from papr.selecting import kept_count, select
@@ -90,7 +89,8 @@ def compare_cam(
     check_folder(out_dir, "--out")
     target = pick_device(device)
     paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
-    photographs, broken = _readable(paths, size, patch)
+    reader = Reader(lambda photograph: fit(photograph, size, patch, square=True))
+    photographs = list(reader.readable(paths))
     if not photographs:
         raise ImageError(f"expected an image that can be read, got none of {len(paths)}")
     net, judge = embedded.classifier().to(target), embedded.classifier(name=JUDGE).to(target)
@@ -124,10 +124,7 @@ def compare_cam(
     path = out_dir / "cams.json" if json_file is None else json_file
     write_text(path, json.dumps(report, indent=1) + "\n")
     out.print(f"{len(photographs)} images; figures in {out_dir}, written to {path}")
-    for message in broken:
-        errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
-    if broken:
-        raise typer.Exit(1)
+    reader.report()
 
 
 def _methods(text: str) -> list[str]:
@@ -136,19 +133,6 @@ def _methods(text: str) -> list[str]:
     if unknown:
         raise ConfigError(f"expected --methods among {','.join(METHODS)}, got {unknown[0]!r}")
     return names
-
-
-def _readable(
-    paths: list[Path], size: int, patch: int
-) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
-    """The images that can be read, as squares, and what is wrong with the others."""
-    good, broken = [], []
-    for path in paths:
-        try:
-            good.append((path, fit(load_image(path), size, patch, square=True)))
-        except (ImageError, MemoryError) as error:
-            broken.append(str(error) or f"cannot read the image {path}: out of memory")
-    return good, broken
 
 
 def _pixels(photographs: list[tuple[Path, Image.Image]], device: torch.device) -> Tensor:

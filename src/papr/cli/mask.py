@@ -8,20 +8,18 @@ import torch
 import typer
 
 from papr.cli.common import (
-    SUFFIX,
     ProposalName,
     ProposalSize,
-    distinct_names,
-    errors,
     out,
     parse_size,
     progress,
 )
+from papr.cli.reading import SUFFIX, Reader, distinct_names
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import heat_map, kept_patches, panel
 from papr.errors import ConfigError
 from papr.files import atomic, write_image
-from papr.images import ImageError, find_images, fit, load_image, select_patches, to_pixels
+from papr.images import find_images, fit, select_patches, to_pixels
 from papr.proposals import Proposal
 
 
@@ -57,13 +55,11 @@ def mask(
     who_size = parse_size(proposal_size, "--proposal-size")
     paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     who = Proposal(proposal)
-    broken: list[str] = []
+    reader = Reader(lambda photograph: fit(photograph, size, patch))
     with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
         for path, name in bar.track(list(zip(paths, distinct_names(paths), strict=True))):
-            try:
-                photograph = fit(load_image(path), size, patch)
-            except (ImageError, MemoryError) as error:
-                broken.append(str(error) or f"cannot read the image {path}: out of memory")
+            photograph = reader.read(path)
+            if photograph is None:
                 continue
             pixels = to_pixels(photograph)
             with torch.inference_mode():
@@ -88,8 +84,5 @@ def mask(
                 "kept": chosen.indices[0].tolist(),
             }
             file.write(json.dumps(line) + "\n")
-    out.print(f"{len(paths) - len(broken)} images, pictures and masks.jsonl in {out_dir}")
-    for message in broken:
-        errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
-    if broken:
-        raise typer.Exit(1)
+    out.print(f"{len(paths) - len(reader.broken)} images, pictures and masks.jsonl in {out_dir}")
+    reader.report()
