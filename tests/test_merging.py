@@ -2,18 +2,21 @@
 
 import copy
 import json
+from inspect import signature
 
 import pytest
 import torch
 from PIL import Image
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import papr
 from papr.draw import merged_patches
 from papr.graft import states
 from papr.later import Step, steps
 from papr.reducers.merge import match, merge_tokens, moved
+from papr.reducers.pool import drop_and_pool
 from tiny import CASES, DROPPING, no_fast_path, prune
 from tiny_merging import MergingCase
 
@@ -115,7 +118,8 @@ def test_a_matching_by_hand() -> None:
         ([3, 1], 4, [3, 1, 0, 0]),
         ((8, -1.0), 5, [16, 12, 8, 4, 0]),
         ((8, 0.5), 3, [4, 8, 12]),
-        ((8, 1.0), 1, [0]),
+        ((8, 1), 1, [0]),
+        ((8, 1), 3, [0, 8, 16]),
     ],
 )
 def test_how_many_merge_in_each_block(r, blocks: int, counts: list[int]) -> None:
@@ -125,9 +129,9 @@ def test_how_many_merge_in_each_block(r, blocks: int, counts: list[int]) -> None
 def test_steps_of_the_blocks() -> None:
     found = steps(papr.Merge(2), papr.Recut(0.7, (1,)), 4, pruned=True)
     assert found == {
-        1: Step(keep="0.7", sized=True, opens=True),
-        2: Step(merge="2", sized=True),
-        3: Step(merge="2", sized=True, closes=True),
+        1: Step(1, keep="0.7", sized=True, opens=True),
+        2: Step(2, merge="2", sized=True),
+        3: Step(3, merge="2", sized=True, closes=True),
     }
     assert list(steps(papr.Merge([2], proportional=False), None, 4, pruned=False)) == [0]
     assert list(steps(None, papr.Recut(), 12, pruned=True)) == [6]
@@ -289,10 +293,88 @@ def test_the_check_moves_no_seed_and_no_weight() -> None:
     assert states(model)[0].steps
 
 
-def test_an_attention_mask_is_refused_not_ignored() -> None:
-    model = prune(small(), 0.5, merge=papr.Merge(2))
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"attn_mask": torch.zeros(17, 17)}, {"is_causal": True}])
+def test_an_attention_mask_is_refused_not_ignored(options: dict) -> None:
+    model, x = prune(small(), 1.0, merge=papr.Merge(2)), torch.zeros(1, 3, 32, 32)
+    if "is_causal" in options and "is_causal" not in signature(model.forward).parameters:
+        pytest.skip("this timm knows no causal attention")
     with pytest.raises(papr.PrunedModelError, match="no attention mask"):
-        model.blocks[1](torch.zeros(1, 9, 24), attn_mask=torch.zeros(9, 9))
+        model(x, **options)
+    with pytest.raises(Exception, match="no attention mask"):
+        torch.compile(model, backend="eager")(x, **options)
+
+
+@torch.no_grad()
+def test_attentions_are_refused_not_left_out() -> None:
+    case = CASES["hf_vit"]
+    model = prune(case.build(attn="eager"), 0.5, merge=papr.Merge(2))
+    with pytest.raises(papr.PrunedModelError, match="no attentions asked for"):
+        model(case.pixels(1), output_attentions=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("later", [{"merge": papr.Merge(4)}, {"recut": papr.Recut(0.5)}])
+def test_no_grid_is_made_of_tokens_that_are_not_there(later: dict) -> None:
+    """Also at keep = 1, where only the blocks reduce; tokens in order can be had."""
+    case = CASES["augreg"]
+    model, x = prune(case.build(depth=4), 1.0, **later), case.pixels(2)
+    with pytest.raises(papr.PrunedModelError, match="merged or cut in its blocks"):
+        model.forward_intermediates(x, indices=[3])
+    with pytest.raises(papr.PrunedModelError, match="8 x 8 grid"):
+        model.get_intermediate_layers(x, n=1, reshape=True)
+    for norm in (False, True):
+        last, each = model.forward_intermediates(x, indices=[0, 2, 3], output_fmt="NLC", norm=norm)
+        chosen = papr.selection(model)
+        counts = [t.shape[1] for t in each]
+        assert 64 >= counts[0] > counts[1] >= counts[2] == chosen.tokens
+        assert chosen.restore(each[2]).shape == (2, 48, 8, 8)
+        assert last.shape[1] == 1 + chosen.tokens
+
+
+def test_rankings_and_means_keep_their_precision_under_autocast() -> None:
+    """Inside autocast a product would be rounded, and other tokens would merge."""
+    keys, tokens = torch.randn(2, 64, 24), torch.randn(2, 65, 24)
+    keys = keys[:, :1] + 0.02 * keys  # alike, as neighbours are
+    expected = match(keys, 16, 1)
+    merged, _ = merge_tokens(tokens, torch.ones(2, 64), expected, 1)
+    chosen = papr.select(torch.randn(2, 8, 8), 32)
+    pooled, _ = drop_and_pool(tokens, chosen, 1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(match(keys, 16, 1), expected, strict=True))
+        assert torch.equal(merge_tokens(tokens, torch.ones(2, 64), expected, 1)[0], merged)
+        assert torch.equal(drop_and_pool(tokens, chosen, 1, 2)[0], pooled)
+
+
+@torch.no_grad()
+def test_blocks_compiled_one_by_one_share_their_code() -> None:
+    """More blocks than dynamo makes variants of: those that do the same must be the same."""
+    torch._dynamo.reset()
+    case = CASES["augreg"]
+    model, x = prune(case.build(depth=12), 1.0, merge=papr.Merge(2)), case.pixels(2)
+    expected = model(x)
+    sources = papr.selection(model).sources
+    for block in model.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    assert torch.equal(model(x), expected)
+    assert torch.equal(papr.selection(model).sources, sources)
+
+
+def test_a_reentrant_checkpoint_is_refused() -> None:
+    """It runs a block again on another tensor than the one that what it met is found by."""
+    case = CASES["augreg"]
+    model, x = prune(case.build(), 0.5, merge=papr.Merge(4)).train(), case.pixels(2)
+    blocks = model.blocks
+
+    class Checkpointed(nn.Module):
+        def forward(self, tokens):
+            for block in blocks:
+                tokens = checkpoint(block, tokens, use_reentrant=True)
+            return tokens
+
+    model.blocks = Checkpointed()
+    with pytest.raises(papr.SelectionError, match="use_reentrant=False"):
+        model(x).square().sum().backward()
 
 
 def test_a_picture_of_what_tokens_hold() -> None:

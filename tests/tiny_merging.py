@@ -83,7 +83,7 @@ class SlowBlocks:
         pools = self.case.pruning.get("pool", 0)
         for pool in range(pools):
             run = [i for place, i in enumerate(rest) if place * pools // len(rest) == pool]
-            rows.append(sum(x[0, p + i] for i in run) / len(run))
+            rows.append((sum(x[0, p + i].double() for i in run) / len(run)).to(x))
             self.holds.append(run)
         self.weights = [1.0] * len(self.holds)  # a mean counts as one token
         return torch.stack(rows)[None]
@@ -150,7 +150,7 @@ class SlowBlocks:
 def _listed(merge: papr.Merge | None, blocks: int) -> list[int]:
     if merge is None:
         return []
-    return list(merge.r) if isinstance(merge.r, tuple) else [merge.r] * blocks
+    return list(merge.r) if isinstance(merge.r, list) else [merge.r] * blocks
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Grafted:
     """
 
     _papr: Any
-    _papr_stage: int | None
+    _papr_stage: Any
     _papr_base: type[nn.Module]
     _papr_behaviour: type["Grafted"]
 
@@ -111,7 +111,7 @@ def _locate(root: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 
 def graft(
-    root: nn.Module, path: str, behaviour: type[Grafted], state: object, stage: int | None = None
+    root: nn.Module, path: str, behaviour: type[Grafted], state: object, stage: Any = None
 ) -> None:
     """Give the module at `path` below `root` a behaviour.
 

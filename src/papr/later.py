@@ -38,18 +38,18 @@ class Merge:
         ConfigError: a value is out of range or of the wrong type.
     """
 
-    r: int | tuple[int, ...] | tuple[int, float] | list[int]
+    r: int | list[int] | tuple[int, float]
     start: float | None = None
     proportional: bool = True
     inflection: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, tuple) and len(self.r) == 2 and isinstance(self.r[1], float):
+        if isinstance(self.r, tuple) and len(self.r) == 2:
             object.__setattr__(self, "inflection", self.r[1])
             object.__setattr__(self, "r", self.r[0])
-        elif isinstance(self.r, Sequence) and not isinstance(self.r, str):
-            object.__setattr__(self, "r", tuple(self.r))
-        numbers = self.r if isinstance(self.r, tuple) else (self.r,)
+        elif isinstance(self.r, list):
+            object.__setattr__(self, "r", list(self.r))  # not the caller's own
+        numbers = self.r if isinstance(self.r, list) else [self.r]
         if not numbers or not all(_is_whole(n) for n in numbers) or not any(numbers):
             raise ConfigError(
                 "expected merge r to be a positive whole number, a list of whole numbers not all "
@@ -59,7 +59,7 @@ class Merge:
             raise ConfigError(f"expected merge 0 <= start < 1, or None, got {self.start!r}")
         if not _is_real(self.inflection) or not -1 <= self.inflection <= 1:
             raise ConfigError(f"expected merge inflection from -1 to 1, got {self.inflection!r}")
-        if self.inflection and isinstance(self.r, tuple):
+        if self.inflection and isinstance(self.r, list):
             raise ConfigError("expected an inflection with one number r, got it with a list")
         if not isinstance(self.proportional, bool):
             raise ConfigError(
@@ -72,7 +72,7 @@ class Merge:
         Raises:
             ConfigError: a list for more blocks than there are.
         """
-        if isinstance(self.r, tuple):
+        if isinstance(self.r, list):
             listed = [int(n) for n in self.r]
             if len(listed) > blocks:
                 raise ConfigError(
@@ -129,9 +129,10 @@ class Recut:
 
 @dataclass(frozen=True)
 class Step:
-    """What one block does with its tokens. Numbers as text: see `HostState`.
+    """What one block does with its tokens. Numbers that decide shapes as text: see `HostState`.
 
     Attributes:
+        block: which one, counted from 0.
         merge: tokens to merge away.
         keep: fraction of patch tokens that stay; "1.0" for all.
         by: what ranks them.
@@ -140,6 +141,7 @@ class Step:
         closes: whether it is the last block that must know what the others did.
     """
 
+    block: int = 0
     merge: str = "0"
     keep: str = "1.0"
     by: str = "shift"
@@ -173,6 +175,7 @@ def steps(merge: Merge | None, recut: Recut | None, blocks: int, pruned: bool) -
     keep, by = ("1.0", "shift") if recut is None else (repr(recut.keep), recut.by)
     return {
         i: Step(
+            block=i,
             merge=str(counts[i]),
             keep=keep if i in cuts else "1.0",
             by=by,

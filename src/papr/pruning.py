@@ -247,7 +247,8 @@ def _check_budgets(host: nn.Module, plan: Plan) -> None:
 def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     """The sites beyond the entry that this configuration grafts."""
     assert plan.block is not None or not state.steps
-    blocks = [Cut(plan.blocks[i], plan.block, i) for i in state.steps]  # type: ignore[arg-type]
+    steps = state.steps.values()
+    blocks = [Cut(plan.blocks[s.block], plan.block, s) for s in steps]  # type: ignore[arg-type]
     if state.dense:
         return blocks
     kept_attention = state.config.attention == "kept" and plan.kept_attention is not None

@@ -7,7 +7,7 @@ unless the model comes from it.
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,12 +22,14 @@ from papr.hosts.versions import describe, is_tested, refuse_too_old
 class Cut(NamedTuple):
     """A site: dotted path, behaviour, and its stage where the host has stages.
 
+    Of a block that merges or cuts tokens the `Step` stands in place of a stage.
+
     Sites of a stage that is not pruned are left alone.
     """
 
     path: str
     behaviour: type[Grafted]
-    stage: int | None = None
+    stage: Any = None
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,20 @@ from torch import Tensor, nn
 
 from papr.errors import PrunedModelError, UnsupportedModelError, one_line
 from papr.graft import Grafted, graft, ungraft
-from papr.hosts.sites import Site
+from papr.hosts.sites import CarryingBlock
 from papr.later import Step
+from papr.precision import full_precision
 from papr.reducers.merge import match, merge_tokens, moved
 from papr.selecting import follow, gather, kept_count, top_indices
 
 
-class Travelling(NamedTuple):
-    """What blocks hand on, from the first that reduces to the last that must know.
+class Tokens(NamedTuple):
+    """What a block has of the tokens.
 
     Attributes:
         tokens: (B, P + M, C).
-        sizes: (B, M) how many patches each patch token holds, float32; None where none merge.
+        sizes: (B, M) what each patch token weighs, float32: 1, or the sum of what merged into it;
+            None where none merge. A pooled mean begins as one token, as EViT's does.
         ended: (B, K) int64, which of the M patch tokens each patch token of the first block's
             input is in now, -1 where it was dropped; None where nobody will ask.
     """
@@ -38,8 +40,13 @@ class Travelling(NamedTuple):
     ended: Tensor | None
 
 
-class ReducingBlock(Site):
-    """A pre-norm block of attention and MLP; families say what its leaves are."""
+class ReducingBlock(CarryingBlock):
+    """A pre-norm block of attention and MLP; families say what its leaves are.
+
+    Blocks hand on tokens, as ever; what else the next one must know lies with the pass.
+    """
+
+    _papr_stage: Any  # a Step
 
     def _normalised(self, tokens: Tensor) -> Any:
         """What attention sees of the tokens."""
@@ -61,37 +68,43 @@ class ReducingBlock(Site):
         """What the MLP adds to the tokens."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor | Travelling, *args: Any, **kwargs: Any) -> Tensor | Travelling:
-        """Tokens (B, P + M, C) to fewer; `Travelling` between the first and the last block."""
-        if not _is_traced() and any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+    def _masked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an attention mask came along, which the block would not heed."""
+        return any(isinstance(a, Tensor) for a in (*args, *kwargs.values())) or any(
+            kwargs.get(name) for name in ("is_causal", "output_attentions")
+        )
+
+    def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Tokens (B, P + M, C) to fewer."""
+        if self._masked(args, kwargs):
             raise PrunedModelError(
-                "expected no attention mask for a host whose tokens merge or are cut in its "
-                "blocks, got one: papr.unprune(model) first"
+                "expected no attention mask, and no attentions asked for, of a host whose tokens "
+                "merge or are cut in its blocks, got that: papr.unprune(model) first"
             )
-        if self._papr is None:
+        state, step = self._papr, self._papr_stage
+        if state is None:
             return self._whole(x)
-        assert self._papr_stage is not None
-        step: Step = self._papr.steps[self._papr_stage]
-        now = self._reduce(self._begin(x), step, self._papr.facts.prefix_tokens)
-        if not step.closes:
-            return now
-        self._papr.end(now.ended, now.tokens.shape[1] - self._papr.facts.prefix_tokens)
+        assert isinstance(step, Step)
+        before = self._begin(x) if step.opens else Tokens(x, *state.met(step))
+        now = self._reduce(before, step, state.facts.prefix_tokens)
+        if step.closes:
+            state.end(now.ended, now.tokens.shape[1] - state.facts.prefix_tokens)
+        else:
+            state.hand_on(step, (now.sizes, now.ended))
         return now.tokens
 
-    def _begin(self, x: Tensor | Travelling) -> Travelling:
-        if isinstance(x, Travelling):
-            return x
+    def _begin(self, x: Tensor) -> Tokens:
         patches = x[:, self._papr.facts.prefix_tokens :, 0]
         config = self._papr.config
         sizes = torch.ones_like(patches, dtype=torch.float32) if config.merge else None
         order = torch.arange(patches.shape[1], device=x.device).expand(patches.shape)
-        return Travelling(x, sizes, order if config.trace else None)
+        return Tokens(x, sizes, order if config.trace else None)
 
-    def _reduce(self, now: Travelling, step: Step, prefix: int) -> Travelling:
+    def _reduce(self, now: Tokens, step: Step, prefix: int) -> Tokens:
         bias = _log_sizes(now, prefix) if step.sized else None
         tokens, queries, keys = self._attend(now.tokens, bias)
         now = now._replace(tokens=tokens)
-        likeness = keys[:, :, prefix:].mean(1)
+        likeness = keys[:, :, prefix:].mean(1, dtype=torch.promote_types(keys.dtype, torch.float32))
         if step.by == "attention" and step.keep != "1.0":
             looked = _class_attention(queries, keys, bias)[:, prefix:]
             now, kept = _cut(now, looked, step.keep, prefix)
@@ -121,12 +134,7 @@ class ReducingBlock(Site):
         return tokens + self._attended(together, normalised), queries, keys
 
 
-def _is_traced() -> bool:
-    """Whether a graph is made; transformers then brings a mask of its own, which hides nothing."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
-def _log_sizes(now: Travelling, prefix: int) -> Tensor:
+def _log_sizes(now: Tokens, prefix: int) -> Tensor:
     """The bias of proportional attention, (B, 1, 1, P + M): 0 for tokens of one patch."""
     assert now.sizes is not None
     precise = torch.promote_types(now.tokens.dtype, torch.float32)
@@ -135,14 +143,14 @@ def _log_sizes(now: Travelling, prefix: int) -> Tensor:
 
 def _class_attention(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
     """How much the class token attends to each token, averaged over heads: (B, P + M)."""
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(queries.device.type):
         logits = queries[:, :, :1].float() @ keys.float().transpose(2, 3)
         logits = logits / math.sqrt(queries.shape[-1])
         shares = (logits if bias is None else logits + bias).softmax(-1)
         return shares.mean(1)[:, 0]
 
 
-def _merge(now: Travelling, likeness: Tensor, count: int, prefix: int) -> Travelling:
+def _merge(now: Tokens, likeness: Tensor, count: int, prefix: int) -> Tokens:
     count = min(count, likeness.shape[1] // 2)
     if count == 0:
         return now
@@ -150,10 +158,10 @@ def _merge(now: Travelling, likeness: Tensor, count: int, prefix: int) -> Travel
     matching = match(likeness, count, prefix)
     tokens, sizes = merge_tokens(now.tokens, now.sizes, matching, prefix)
     ended = now.ended if now.ended is None else follow(now.ended, moved(matching))
-    return Travelling(tokens, sizes, ended)
+    return Tokens(tokens, sizes, ended)
 
 
-def _cut(now: Travelling, scores: Tensor, keep: str, prefix: int) -> tuple[Travelling, Tensor]:
+def _cut(now: Tokens, scores: Tensor, keep: str, prefix: int) -> tuple[Tokens, Tensor]:
     """Keep the highest scores (B, M); also which those are, (B, K)."""
     kept = top_indices(scores, kept_count(float(keep), scores.shape[1]))
     sizes = None if now.sizes is None else now.sizes.gather(1, kept)
@@ -162,7 +170,7 @@ def _cut(now: Travelling, scores: Tensor, keep: str, prefix: int) -> tuple[Trave
         order = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape)
         nowhere = torch.full_like(scores, -1, dtype=torch.long)
         ended = follow(ended, nowhere.scatter(1, kept, order))
-    return Travelling(gather(now.tokens, kept, prefix), sizes, ended), kept
+    return Tokens(gather(now.tokens, kept, prefix), sizes, ended), kept
 
 
 def check_blocks(host: nn.Module, paths: Sequence[str], behaviour: type[Grafted]) -> None:

@@ -5,6 +5,7 @@ ViT, DeiT, ViTMSN, I-JEPA, DINOv2 with and without registers, CLIP's and SigLIP'
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from papr.hosts import Plan
@@ -24,6 +25,11 @@ class VisionLayer(ReducingBlock):
     mlp: Any
     output: Any
     _modules: dict[str, Any]
+
+    def _masked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """While a graph is made transformers brings a mask of its own, which hides nothing."""
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        return super()._masked(() if traced else args, {} if traced else kwargs)
 
     def _normalised(self, tokens: Tensor) -> Any:
         return _leaf(self, "layernorm_before", "norm1")(tokens)

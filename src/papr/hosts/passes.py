@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from papr.hosts.grids import Grid
 
 #: What became of the tokens later in the pass; see `HostState.placed` and `HostState.end`.
-Notes = dict[str, Any]
+Notes = dict[str | int, Any]
 #: Indices, scores, grid, and notes where tokens were dropped.
 Stage = tuple[Tensor, Tensor | None, Grid, Notes]
 Record = tuple[Stage | None, ...]  # of one pass, by stage; None where a stage is left dense

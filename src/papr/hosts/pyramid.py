@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from papr.hosts import Cut
-from papr.hosts.sites import Site
+from papr.hosts.sites import CarryingBlock, Site
 from papr.reducers.skip import (
     put_on_grid,
     put_on_map,
@@ -61,26 +61,8 @@ class PutOnMap(StageSite):
         return put_on_map(super().forward(kept), self._chosen())  # type: ignore[misc]
 
 
-class Block(StageSite):
-    """A block of a hierarchical host, which gradient checkpointing may run a second time."""
-
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """As ever; the selection travels with `x`."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return self._run(x, *args, **kwargs)
-        passes = self._papr.passes
-        before = passes.enter(x if isinstance(x, Tensor) else x[0])
-        try:
-            answer = self._run(x, *args, **kwargs)
-            # a checkpoint around the next block may stop this run as soon as it has its input
-            passes.carry(answer[0] if isinstance(answer, tuple) else answer)
-            return answer
-        finally:
-            passes.leave(before)
-
-    def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """The original forward, and what a derived behaviour does around it."""
-        return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+class Block(CarryingBlock, StageSite):
+    """A block of a hierarchical host, whose selection its stage has."""
 
 
 class ZeroingBlock(Block):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -96,11 +97,13 @@ class TimmDropEntry(TimmEntry):
         With K of N patches that reshape fails, or passes and scrambles (98 x 768 = 196 x 384).
         """
         grid: tuple[int, int] = super().dynamic_feat_size(img_size)  # type: ignore[misc]
-        if self._papr.dense:
+        state = self._papr
+        if state.dense and not state.steps:
             return grid
+        also = ", its tokens merged or cut in its blocks" if state.steps else ""
         raise PrunedModelError(
             f"expected all patches of the {grid[0]} x {grid[1]} grid for a dense feature map, got "
-            f"a host pruned to keep={self._papr.config.keep:g}: ask for output_fmt='NLC' and use "
+            f"a host pruned to keep={state.config.keep:g}{also}: ask for output_fmt='NLC' and use "
             "papr.selection(model).restore(tokens), or papr.unprune(model) first"
         )
 
@@ -118,6 +121,28 @@ class DropCut(Site):
     def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Tokens (B, P + N, C) to (B, P + K, C)."""
         return self._reduced(super().forward(tokens, *args, **kwargs))  # type: ignore[misc]
+
+
+class CarryingBlock(Site):
+    """A block that asks about the pass, and that gradient checkpointing may run a second time."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As ever; the selection travels with `x`."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return self._run(x, *args, **kwargs)
+        passes = self._papr.passes
+        before = passes.enter(x if isinstance(x, Tensor) else x[0])
+        try:
+            answer = self._run(x, *args, **kwargs)
+            # a checkpoint around the next block may stop this run as soon as it has its input
+            passes.carry(answer[0] if isinstance(answer, tuple) else answer)
+            return answer
+        finally:
+            passes.leave(before)
+
+    def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The original forward, and what a derived behaviour does around it."""
+        return super().forward(x, *args, **kwargs)  # type: ignore[misc]
 
 
 def is_pixels(pixels: object, axes: int) -> bool:

@@ -241,6 +241,27 @@ class HostState:
         if self._note(ended=ended, tokens=tokens):
             self.passes.finish()
 
+    def hand_on(self, step: Step, known: tuple[Tensor | None, Tensor | None]) -> None:
+        """A block that reduces is through; what the next one must know beside the tokens."""
+        record = self._noted()
+        record["now"] = known
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            # a block that a checkpoint runs again finds what it met the first time
+            record[step.block + 1] = known
+
+    def met(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
+        """What the block before handed on."""
+        record = self._noted()
+        again = not torch.compiler.is_compiling() and is_recomputing()
+        known: tuple[Tensor | None, Tensor | None] = record[step.block if again else "now"]
+        return known
+
+    def _noted(self) -> Notes:
+        record = self.passes.under_way()
+        if not record or record[0] is None:
+            raise SelectionError(_explain(record))
+        return record[0][3]
+
     def _note(self, **notes: Any) -> bool:
         """Whether there is a pass to note it in: a checkpoint of a block runs outside of any."""
         record = self.passes.under_way()

@@ -6,14 +6,12 @@ Weighted by how probable the network holds each class, they become one map that 
 gradient and no second pass, and that hedges where the network is unsure.
 """
 
-import contextlib
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.errors import ProposalError, one_line
+from papr.precision import full_precision
 
 _TOLERANCE = 1e-3  # relative to the largest logit, as in folding
 
@@ -36,18 +34,11 @@ class SoftCam(nn.Module):
 
         In float32 also under autocast: the ranking must not depend on the host's dtype.
         """
-        with _full_precision(features.device.type):
+        with full_precision(features.device.type):
             features = features.float()
             logits = F.linear(features.mean(dim=(2, 3)), self.weight, self.bias)
             channels = logits.softmax(dim=1) @ self.weight
             return (features * channels[:, :, None, None]).sum(dim=1)
-
-
-def _full_precision(device: str) -> contextlib.AbstractContextManager[Any]:
-    """No autocast within; entered only where there is one, since exporters need not know it."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
 
 
 def linear_head(net: nn.Module, name: str, example: Tensor) -> SoftCam:

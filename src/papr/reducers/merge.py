@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from papr.precision import full_precision
 from papr.selecting import split_top, take_rows
 
 
@@ -44,7 +45,7 @@ def match(keys: Tensor, count: int, prefix_tokens: int = 0) -> Matching:
     patches = keys.shape[1]
     first = torch.arange(prefix_tokens % 2, patches, 2, device=keys.device)
     second = torch.arange(1 - prefix_tokens % 2, patches, 2, device=keys.device)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(keys.device.type):
         directions = F.normalize(keys.float(), dim=-1)
         alike = directions[:, first] @ directions[:, second].transpose(1, 2)
         best, partner = alike.max(dim=2)
@@ -71,12 +72,14 @@ def merge_tokens(
     precise = torch.promote_types(tokens.dtype, torch.float32)
     own_sizes = sizes.to(precise)
     going = own_sizes.gather(1, matching.go)
-    into = F.one_hot(matching.into, matching.receive.shape[0]).transpose(1, 2).to(precise)
+    places = torch.arange(matching.receive.shape[0], device=tokens.device).unsqueeze(1)
+    into = (matching.into.unsqueeze(1) == places).to(precise)  # (B, S, r)
     grown = own_sizes[:, matching.receive] + (into * going.unsqueeze(1)).sum(2)  # (B, S)
     share = into * (going.unsqueeze(1) / grown.unsqueeze(2))  # (B, S, r)
     own = (own_sizes[:, matching.receive] / grown).unsqueeze(2)
     # a product, not a scattered sum: the same on every device, and in every exported graph
-    added = share @ take_rows(patches, matching.go).to(precise)
+    with full_precision(tokens.device.type):
+        added = share @ take_rows(patches, matching.go).to(precise)
     means = patches[:, matching.receive] * own + added
     stay = take_rows(patches, matching.stay)
     merged = torch.cat([prefix, stay, means.to(tokens.dtype)], dim=1)

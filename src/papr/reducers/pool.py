@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from papr.precision import full_precision
 from papr.reducers.drop import drop
 from papr.selecting import Selection, split_top, take_rows
 
@@ -41,7 +42,10 @@ def drop_and_pool(
     places = selection.places()
     rest, _ = split_top((places < 0).float(), pruned)
     run = torch.arange(pruned, device=rest.device) * count // pruned
-    members = F.one_hot(run, count).T.to(tokens.dtype)  # (count, N - K)
-    pooled = (members / members.sum(1, keepdim=True)) @ take_rows(tokens[:, prefix_tokens:], rest)
+    precise = torch.promote_types(tokens.dtype, torch.float32)
+    members = F.one_hot(run, count).T.to(precise)  # (count, N - K)
+    gone = take_rows(tokens[:, prefix_tokens:], rest).to(precise)
+    with full_precision(tokens.device.type):
+        pooled = (members / members.sum(1, keepdim=True)) @ gone
     ended = places.scatter(1, rest, (run + kept).expand(batch, -1))
     return torch.cat([short, pooled.to(tokens.dtype)], dim=1), ended
