@@ -391,3 +391,5 @@ def test_a_picture_of_what_tokens_hold() -> None:
     ]
     assert picture.getpixel((20, 20)) == (150, 0, 0)  # no line within a token
     assert picture.getpixel((60, 20)) == (255, 255, 255)
+    with pytest.raises(papr.SelectionError, match=r"chosen.sources\[0\].view"):
+        merged_patches(image, torch.zeros(4, dtype=torch.long))

@@ -1,10 +1,14 @@
 """Pictures: significance maps, kept patches, panels and contact sheets. PIL images in and out."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
+from papr.errors import SelectionError
+from papr.significance import describe
 
 #: Colours of the heat map, from the least significant to the most; of the page and its text.
 LOW, MIDDLE, HIGH = (30, 12, 84), (216, 70, 96), (253, 244, 134)
@@ -65,7 +69,19 @@ def merged_patches(
         sources: (H, W) int64, which token each patch of the grid ended in, -1 for none: one
             image's `Selection.sources`, on the grid.
         ground: what is shown where nothing is left; by default white.
+
+    Raises:
+        SelectionError: `sources` is not of one image on its grid.
+
+    Examples:
+        `chosen = papr.selection(model)`, then
+        `merged_patches(photograph, chosen.sources[0].view(chosen.grid))`.
     """
+    if sources.ndim != 2 or sources.is_floating_point():
+        raise SelectionError(
+            "expected the sources of one image on its grid, (H, W) int64, as "
+            f"chosen.sources[0].view(chosen.grid) are, got {describe(sources)}"
+        )
     ended = sources.cpu().numpy()
     rows, columns = ended.shape
     small = np.asarray(image.resize((columns, rows), Image.Resampling.BOX), dtype=np.float64)
@@ -87,15 +103,20 @@ def merged_patches(
 
 def panel(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures of one height side by side, each under its caption."""
-    width = sum(picture.width for _, picture in pictures) + _GAP * (len(pictures) - 1)
+    font = ImageFont.load_default(size=14)
+    widths = [
+        max(picture.width, math.ceil(font.getlength(caption)) + 4 if len(pictures) > 1 else 0)
+        for caption, picture in pictures
+    ]
+    width = sum(widths) + _GAP * (len(pictures) - 1)
     height = _CAPTION + max(picture.height for _, picture in pictures)
     sheet = Image.new("RGB", (width, height), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    pen = ImageDraw.Draw(sheet)
     left = 0
-    for caption, picture in pictures:
+    for (caption, picture), room in zip(pictures, widths, strict=True):
         pen.text((left + 2, 2), caption, fill=INK, font=font)
         sheet.paste(picture, (left, _CAPTION))
-        left += picture.width + _GAP
+        left += room + _GAP
     return sheet
 
 

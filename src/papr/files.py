@@ -41,6 +41,20 @@ def check_folder(folder: Path, option: str) -> None:
         )
 
 
+def check_file(path: Path | None, option: str) -> None:
+    """See that a file can be written there; ConfigError where not. Makes nothing.
+
+    Args:
+        path: the file; None for none.
+        option: what asked for it, for the message.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"expected {option} to be a file, got the folder {path}")
+    check_folder(path.parent, f"the folder of {option}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, its folder made if needed."""
     with atomic(path) as temporary:

@@ -132,10 +132,14 @@ def create_classifier(
 def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tuple[nn.Module, str]:
     own: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if checkpoint is not None:
+        if not checkpoint.is_file():
+            raise ConfigError(f"expected --checkpoint to be a file of weights, got {checkpoint}")
         try:
             host = create(name, pretrained=False, checkpoint_path=str(checkpoint), **own)
         except Exception as error:  # an unreadable file, or weights of another model
-            raise ConfigError(f"cannot load {checkpoint} into {name} ({one_line(error)})") from None
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            hint = "; is it --num-classes?" if classes is None and "size mismatch" in reason else ""
+            raise ConfigError(f"cannot load {checkpoint} into {name}: {reason}{hint}") from None
         return host.eval(), "checkpoint"
     if classes is None:
         try:

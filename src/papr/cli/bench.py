@@ -32,7 +32,7 @@ from papr.cli.common import (
 from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
-from papr.files import write_text
+from papr.files import check_file, write_text
 from papr.hosts.inputs import pixel_shape
 from papr.hub import VIDEO_HOSTS, create, create_video, video_statistics
 from papr.proposals import Proposal
@@ -83,6 +83,7 @@ def bench(
     dtypes = parse_list(dtype, lambda name: DTYPES[name], "--dtype")
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
+    check_file(json_file, "--json")
     target = pick_device(device)
     who = Proposal(proposal, pretrained=not random_proposal)
     host, trained = _create(model)

@@ -82,7 +82,7 @@ MergeR = Annotated[
     typer.Option(
         "--merge-r",
         help="Plain ViTs: tokens merged away in each block (ToMe), such as 8, or 16,16,8 block "
-        "by block. In the second half of the blocks, or in all where --keep is 1.",
+        "by block; in the second half of the blocks. For ToMe alone see papr compare.",
     ),
 ]
 
