@@ -309,6 +309,8 @@ def test_what_cannot_have_budgets_is_refused_before_anything_is_changed(tmp_path
     with pytest.raises(papr.ExportError, match="fixed keep"):
         papr.export(model, tmp_path / "host.onnx")
     with pytest.raises(papr.PrunedModelError, match="fixed keep"):
+        torch.export.export(model, (varied(),), strict=False)
+    with pytest.raises(papr.PrunedModelError, match="fixed keep"):
         torch.jit.trace(model, varied(), check_trace=False)
     with pytest.raises(papr.PrunedModelError, match="whole model"):
         model.forward_features(varied())

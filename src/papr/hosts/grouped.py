@@ -39,9 +39,11 @@ class Grouped(Site):
         super().__init_subclass__(**options)
 
         def forward(self: Grouped, *args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_dynamo_compiling():
+                _refuse_tracing()
             return self.by_budget(*args, **kwargs)
 
-        shown: Any = _eager_itself(forward)
+        shown: Any = forward
         shown.__signature__ = inspect.signature(super().forward)  # type: ignore[misc]
         cls.forward = shown  # type: ignore[attr-defined]
 
@@ -51,7 +53,6 @@ class Grouped(Site):
         state = self._papr
         if state.given is not None:  # a wrapper of the same host called itself
             return super().forward(*args, **kwargs)  # type: ignore[misc]
-        _refuse_tracing()
         pixels, entry = _pixels(args, kwargs), _entry(self)
         seen, grid = entry.seen(pixels)
         raw = state.raw_scores(seen, as_module(entry))
@@ -90,7 +91,6 @@ def _kept(state: HostState, grid: tuple[int, ...]) -> list[Selection]:
     return [Selection(part[0][0], grid, part[0][1])]
 
 
-@_eager
 def _refuse_tracing() -> None:
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         raise PrunedModelError(
