@@ -11,8 +11,9 @@ filled with the image's mean colour; the maps are those of the embedded proposal
 the ways to allot stand their own budgets dealt to other images at random: where these do as well,
 the allotment knows nothing, and its spread alone costs.
 
-Then the time: a ViT-B/16 pruned with the fixed keep and with a budget for each image, on one batch
-of photographs whose budgets are spread as all are; both in turns, the proposal's time included.
+Then the time: a ViT-B/16 pruned with the fixed keep and with a budget for each image, on batches
+of photographs whose budgets are spread as all are; both in turns, the proposal's time included. The
+shares used for that are stored too: those of every second photograph, `papr.budgets.SHARES`.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,10 +26,9 @@ from torch import Tensor
 from common import SHARED, parser, photographs, save
 from papr import prune, selection
 from papr.baselines.cams import folded
-from papr.budgets import budgets
+from papr.budgets import budgets, fit
 from papr.cli.common import pick_device
 from papr.files import atomic
-from papr.graft import states
 from papr.images import keep_visible
 from papr.measure import interleave
 from papr.proposals import Proposal, embedded
@@ -39,6 +39,7 @@ from papr.twins import twin
 HOST = "vit_base_patch16_224"
 GRID, PATCHES = (14, 14), 196
 KEEPS = (0.7, 0.6, 0.5, 0.4, 0.3)
+TIMED = (0.7, 0.5, 0.3)
 MEAN = STD = (0.5, 0.5, 0.5)
 #: Where budgets may lie: at so many steps, of the patches or of the fixed keep's.
 LADDERS: dict[str, Callable[[float], list[float]]] = {
@@ -213,22 +214,25 @@ def typical(budget: Tensor, size: int) -> Tensor:
     return budget.argsort(stable=True)[places.long()]
 
 
-def times(host: torch.nn.Module, pixels: Tensor, keep: float, batch: int, rounds: int) -> dict:
+def times(
+    host: torch.nn.Module,
+    pixels: Tensor,
+    maps: Tensor,
+    keep: float,
+    share: float,
+    batch: int,
+    rounds: int,
+) -> dict:
     """Papr itself with a budget for each image, over papr with the same keep for all."""
     statistics = {"mean": MEAN, "std": STD}
     fixed = prune(twin(host), keep, **statistics)
-    adaptive = prune(twin(host), "auto", target=keep, **statistics)
-    scorer = Proposal().scorer(pixels.device, torch.float32, None, MEAN, STD)
-    share = states(adaptive)[0].config.share
-    counts = torch.cat(
-        [budgets(to_grid(scorer((i - 0.5) / 0.5), GRID), share, keep) for i in pixels.split(50)]
-    )
+    adaptive = prune(twin(host), "auto", target=keep, share=share, **statistics)
+    counts = budgets(maps, share, keep)
     images = (pixels[typical(counts, batch).to(pixels.device)] - 0.5) / 0.5
     rivals = {"fixed": lambda: fixed(images), "adaptive": lambda: adaptive(images)}
     timing = interleave(rivals, rounds, warmup=1, device=pixels.device)
     kept = selection(adaptive).counts
     return {
-        "batch": batch,
         "mean_patches": [kept_count(keep, PATCHES), float(kept.double().mean())],
         "group_sizes": {int(k): int((kept == k).sum()) for k in kept.unique()},
         "ms_per_image": {name: t.ms_per_image(batch) for name, t in timing.items()},
@@ -261,7 +265,7 @@ def main() -> None:
     options = parser(__doc__ or "", "adaptive.json")
     options.add_argument("--data", default=SHARED / "imagenet-sample", type=Path)
     options.add_argument("--draws", type=int, default=10, help="of the two halves")
-    options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--batches", type=int, nargs="+", default=[8, 32])
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--judged", type=Path, help="keep what the judge said in this file")
     args = options.parse_args()
@@ -277,14 +281,19 @@ def main() -> None:
     said = Judgement(judged, labels)
     quality = compare_all(maps.cpu(), confidence.cpu(), said, args.draws)
 
+    shares = {keep: fit(maps[::2].cpu(), keep) for keep in KEEPS}
+    print("shares: " + ", ".join(f"{share:.4f} at {keep}" for keep, share in shares.items()))
     host = timm.create_model(HOST).to(device).eval()
-    speed: dict = {}
+    speed: dict = {str(batch): {} for batch in args.batches}
     with torch.inference_mode():
-        for keep in (0.7, 0.5, 0.3):
-            row = times(host, pixels.to(device), keep, args.batch, args.rounds)
-            speed[str(keep)] = row
-            ratio = row["speed_of_adaptive_over_fixed"]
-            print(f"keep {keep}: {ratio[0]:.3f}x ({ratio[1]:.3f}-{ratio[2]:.3f})", flush=True)
+        for batch in args.batches:
+            for keep in TIMED:
+                some = maps.cpu(), keep, shares[keep], batch, args.rounds
+                row = times(host, pixels.to(device), *some)
+                speed[str(batch)][str(keep)] = row
+                ratio = row["speed_of_adaptive_over_fixed"]
+                print(f"batch {batch}, keep {keep}: "
+                      "{:.3f}x ({:.3f}-{:.3f})".format(*ratio), flush=True)  # fmt: skip
     save(
         args.json,
         args.device,
@@ -293,6 +302,7 @@ def main() -> None:
         draws=args.draws,
         fixed_top1={str(k): float(said.figures["top1"][r].mean()) for k, r in said.row.items()},
         adaptive_less_fixed=quality,
+        shares={str(keep): share for keep, share in shares.items()},
         host_timed=HOST,
         time=speed,
     )

@@ -1,15 +1,19 @@
 """A budget for each image: what it keeps, and that it answers as if it were alone."""
 
 import copy
+import inspect
 import pickle
 import threading
+from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 import papr
 from conftest import DEVICE, TOLERANCE
+from papr.baselines import centre_scores
 from papr.budgets import SHARES, STEPS, budgets, default_share, fit, ladder
 from papr.measure import count_macs
 from tiny import DROPPING, TIMM_CASES, Case
@@ -31,6 +35,8 @@ def slow_budget(scores: Tensor, share: float, target: float) -> int:
     """One image's, patch by patch."""
     weights = sorted((max(0.0, float(w)) for w in scores.flatten()), reverse=True)
     wanted, carried = 0, 0.0
+    if not sum(weights):
+        wanted = int(target * len(weights) + 1e-6)
     while carried < share * sum(weights) and wanted < len(weights):
         carried += weights[wanted]
         wanted += 1
@@ -64,10 +70,52 @@ def test_budgets_are_those_counted_patch_by_patch():
     assert len(budgets(scores, 0.6, 0.5).unique()) > 2
 
 
-def test_a_map_without_anything_positive_gets_a_budget_of_the_ladder():
-    assert int(budgets(-torch.ones(1, 4, 4), 0.5, 0.5)) in ladder(0.5, 16)
+def test_a_map_without_anything_positive_gets_the_targets_count():
+    scores = torch.stack([-torch.ones(4, 4), torch.zeros(4, 4), torch.ones(4, 4)])
+    for share in (0.1, 0.9):
+        assert budgets(scores, share, 0.5)[:2].tolist() == [8, 8]
+        assert slow_budget(scores[0], share, 0.5) == 8
+    assert budgets(scores, 0.1, 0.5)[2] == 6
+    model = papr.prune(
+        TIMM_CASES["augreg"].build(depth=1), "auto", centre_scores(8), target=0.6, share=0.7
+    )
+    model(varied(2))
+    assert papr.selection(model).counts.tolist() == [38, 38]
     assert ladder(0.8, 196)[-1] == 196
     assert ladder(0.01, 4) == [1]
+
+
+def test_a_share_that_misses_the_target_is_not_given():
+    with pytest.raises(papr.ConfigError, match="something above 0 to share out, got 2 maps"):
+        papr.calibrate(varied(2), 0.5, centre_scores(8), (8, 8))
+    scores = torch.rand(5, 8, 8) + 0.1
+    assert fit(scores, 0.5) < 1
+    scores[:, 2:] = -1  # 16 of 64 patches carry all: whatever the share, the lowest step is nearer
+    with pytest.raises(papr.ConfigError, match=r"carried by 32 of 64 .* got 24\.0 at the best"):
+        fit(scores, 0.5)
+    assert 0 < fit(scores, 0.25) < 1
+    spike = torch.zeros(1, 8, 8)
+    spike[0, 3, 3] = 1
+    with pytest.raises(papr.ConfigError, match=r"got 24\.0 at the best"):
+        fit(spike, 0.5)
+
+
+def test_a_share_for_softcam_is_calibrated_on_softcam():
+    net = timm.create_model("test_resnet", num_classes=7).eval().to(DEVICE)
+    nn.init.normal_(net.fc.weight, std=2)
+    proposal = papr.Proposal(net, size="input")
+    images = torch.cat([varied(), torch.randn(10, 3, 64, 64, device=DEVICE)])
+    share = papr.calibrate(images, 0.5, proposal, (8, 8), score="softcam")
+    assert share != pytest.approx(papr.calibrate(images, 0.5, proposal, (8, 8)), abs=1e-3)
+    model = TIMM_CASES["augreg"].build(depth=1)
+    options = {"keep": "auto", "target": 0.5, "share": share, "score": "softcam"}
+    papr.prune(model, proposal=proposal, mean=(0.5,) * 3, std=(0.5,) * 3, **options)
+    model(images)
+    assert abs(float(papr.selection(model).counts.float().mean()) - 32) <= 2
+    with pytest.raises(papr.ConfigError, match=r"a callable"):
+        papr.calibrate(images, 0.5, detail, (8, 8), score="softcam")
+    with pytest.raises(papr.ConfigError, match=r"got 'motion'"):
+        papr.calibrate(images, 0.5, proposal, (8, 8), score="motion")
 
 
 def test_calibration_reaches_the_target_in_the_mean():
@@ -190,12 +238,42 @@ def test_threads_do_not_see_each_others_budgets():
     assert not wrong
 
 
-def test_an_empty_batch_and_a_compiled_model_answer():
+def test_an_empty_batch_answers():
     model = papr.prune(TIMM_CASES["augreg"].build(depth=1), AUTO)
     assert model(torch.empty(0, 3, 64, 64, device=DEVICE)).shape == (0, 10)
-    images = varied()
+
+
+def test_what_runs_for_each_group_is_compiled():
+    """The original forward is: as many graphs with attention as there are counts."""
+    model = papr.prune(TIMM_CASES["augreg"].build(depth=1), AUTO)
+    with_attention = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
+        nodes = [str(node.target) for node in graph.graph.nodes]
+        with_attention.append(any("scaled_dot_product_attention" in node for node in nodes))
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend=backend)
     with torch.no_grad():
-        assert torch.compile(model, backend="eager")(images).equal(model(images))
+        for images in (varied(4), varied(4).flip(0)):
+            expected, chosen = model(images), papr.selection(model)
+            assert compiled(images).equal(expected)
+            found = papr.selection(model)
+            assert found.counts.equal(chosen.counts)
+            assert found.mask().equal(chosen.mask())
+    assert sum(with_attention) == len(chosen.groups) > 1
+
+
+@pytest.mark.parametrize("name", ["augreg", "hf_vit", "torchvision"])
+def test_the_forward_shows_the_signature_that_it_had(name):
+    """What is not in it, transformers' Trainer drops from a data set."""
+    model = DROPPING[name].build(depth=1)
+    before = inspect.signature(model.forward)
+    papr.prune(model, AUTO)
+    assert inspect.signature(model.forward) == before
+    assert inspect.signature(copy.deepcopy(model).forward) == before
+    assert "args" not in before.parameters
 
 
 def test_less_work_is_done_for_smaller_budgets():
@@ -216,6 +294,7 @@ def test_what_cannot_have_budgets_is_refused_before_anything_is_changed(tmp_path
         ({"keep": "auto", "proposal": detail}, "papr.calibrate"),
         ({"keep": "auto", "target": 0.1}, "papr.calibrate"),
         ({"keep": "auto", "proposal_size": 96}, "papr.calibrate"),
+        ({"keep": "auto", "score": "softcam"}, "papr.calibrate"),
         ({"keep": 0.5, "target": 0.4}, 'keep="auto"'),
         ({"keep": "auto", "share": 1.0}, "0 < share < 1"),
         ({"keep": "auto", "share": 0.5, "reference": True}, "reference"),
@@ -229,6 +308,8 @@ def test_what_cannot_have_budgets_is_refused_before_anything_is_changed(tmp_path
     papr.prune(model, AUTO)
     with pytest.raises(papr.ExportError, match="fixed keep"):
         papr.export(model, tmp_path / "host.onnx")
+    with pytest.raises(papr.PrunedModelError, match="fixed keep"):
+        torch.export.export(model, (varied(),), strict=False)
     with pytest.raises(papr.PrunedModelError, match="fixed keep"):
         torch.jit.trace(model, varied(), check_trace=False)
     with pytest.raises(papr.PrunedModelError, match="whole model"):

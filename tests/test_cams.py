@@ -183,7 +183,7 @@ def test_quality_is_that_of_the_kept_patches(net) -> None:
     quality.add(pixels[3:], with_curves=False)
     rows = quality.summary()["all images"]
     assert {name: row["images"] for name, row in rows.items()} == {
-        **{"papr": 4, "scorecam": 1, "random": 4, "centre": 4}
+        **{"papr": 4, "scorecam": 1, "random": 4, "centre": 4, "stride": 4}
     }
     assert (rows["papr"]["agrees"], rows["scorecam"]["agrees"]) == (1, 0)
     assert (rows["papr"]["curve_images"], rows["scorecam"]["curve_images"]) == (3, 0)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,7 +16,9 @@ import papr
 from papr.cli import app
 from papr.cli.compare import Album, _labels, _statistics
 from papr.config import IMAGENET_MEAN, IMAGENET_STD
+from papr.draw import kept_patches
 from papr.hub import create_classifier
+from papr.images import find_images
 
 runner = CliRunner()
 ALL = ["dense", "papr", "random", "centre", "stride", "embedding norm", "class attention"]
@@ -108,6 +111,70 @@ def test_own_weights_of_a_timm_model(photographs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_own_scores_of_the_images_found(photographs: Path, tmp_path: Path, suffix: str) -> None:
+    """One map for each file, broken ones included: every image is pruned by its own."""
+    (photographs / "n01440764" / "aa.jpg").write_bytes(b"no image between two")
+    found = find_images([photographs])
+    assert [path.name for path in found] == ["a.png", "aa.jpg", "b.png", "a.png", "broken.jpg"]
+    table = torch.randn(5, 4, 4)
+    if suffix == ".npy":
+        np.save(tmp_path / "own.npy", table.double().numpy())
+    else:
+        torch.save(table, tmp_path / "own.pt")
+    host = timm.create_model("vit_tiny_patch16_224", num_classes=3).eval()
+    torch.save(host.state_dict(), tmp_path / "own.pth")
+    more = ("--checkpoint", str(tmp_path / "own.pth"), "--num-classes", "3", "--figures", "2")
+    more += ("--oracle", str(tmp_path / f"own{suffix}"))
+    result = runner.invoke(app, arguments(photographs, tmp_path, *more))
+    assert result.exit_code == 1, result.output
+    report = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert [row["name"] for row in report["rows"]] == [*ALL[:2], "oracle", *ALL[2:]]
+
+    album = Album(found, (64, 64), (0.5,) * 3, (0.5,) * 3, None, torch.device("cpu"), torch.float32)
+    cosines, selections = [], []
+    for row, (_, photograph) in zip((0, 2, 3), album.readable(), strict=True):
+        pixels = album.pixels([photograph])
+        with torch.no_grad():
+            dense = host(pixels)
+            papr.prune(host, 0.5, lambda _, row=row: table[row : row + 1])
+            cosines.append(float(torch.cosine_similarity(dense, host(pixels))))
+            selections.append(kept_patches(photograph, papr.selection(host).mask()[0]))
+            papr.unprune(host)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows["oracle"]["cosine"] == pytest.approx(sum(cosines) / 3, abs=1e-5)
+    assert rows["oracle"]["cosine"] != pytest.approx(rows["centre"]["cosine"], abs=1e-4)
+    for name, expected in zip(("a", "b"), selections[:2], strict=True):
+        with Image.open(tmp_path / "o" / f"{name}-rivals-papr.png") as picture:
+            shown = picture.crop((2 * 70, 22, 2 * 70 + 64, 22 + 64))
+            assert shown.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (torch.rand(3, 4, 4), "of the 4 images found, those that cannot be read included, got a"),
+        (torch.rand(5, 4, 4), "of the 4 images found"),
+        (torch.rand(4, 1, 4, 4), r"scores (N, h, w), got a float32 tensor (4, 1, 4, 4)"),
+        ({"scores": 1}, "scores (N, h, w), got dict"),
+        (torch.full((4, 4, 4), torch.nan), "expected finite --oracle scores"),
+        (b"no scores", "expected scores (N, h, w) in the --oracle file"),
+    ],
+)
+@pytest.mark.usefixtures("small")
+def test_scores_that_do_not_fit_the_images(
+    photographs: Path, tmp_path: Path, table: object, message: str
+) -> None:
+    file = tmp_path / "own.pt"
+    file.write_bytes(table) if isinstance(table, bytes) else torch.save(table, file)
+    result = runner.invoke(app, [*arguments(photographs, tmp_path), "--oracle", str(file)])
+    assert isinstance(result.exception, papr.ConfigError)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_folder_of_transformers_and_its_statistics(photographs: Path, tmp_path: Path) -> None:
     config = transformers.ViTConfig(
         hidden_size=48,
@@ -171,6 +238,7 @@ def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
         (["--model", "a/b", "--num-classes", "3"], "expected the name of a timm model with a ch"),
         (["--model", "resnet10t"], "cannot prune ResNet"),
         (["--checkpoint", "/no/such"], "cannot load /no/such into vit_tiny_patch16_224"),
+        (["--oracle", "/no/such.npy"], "in the --oracle file /no/such.npy"),
         (["--dtype", "int8"], "cannot read 'int8' in --dtype"),
     ],
 )

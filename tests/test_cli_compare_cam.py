@@ -44,10 +44,11 @@ def test_compare_cam(photographs: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
     report = json.loads((tmp_path / "o" / "cams.json").read_text())
     methods = report["methods"]
-    assert [m for m, row in methods.items() if row["needs_gradients"]] == ["gradcam"]
+    assert list(methods) == ["papr", "gradcam", "gradcam, gradients stopped"]
+    assert [row["needs_gradients"] for row in methods.values()] == [False, True, True]
     assert all(row["ms_per_image"]["2"][0] > 0 for row in methods.values())
     rows = report["quality"]["all images"]
-    assert list(rows) == ["papr", "gradcam", "random", "centre"]
+    assert list(rows) == ["papr", "gradcam", "random", "centre", "stride"]
     assert all((row["images"], row["curve_images"]) == (2, 1) for row in rows.values())
     assert [Path(image["image"]).name for image in report["images"]] == ["a.png", "a.png"]
     for name, row in rows.items():

@@ -19,8 +19,8 @@ from papr.significance import to_grid
 
 #: Budgets as fractions of the target's. Eighths of all patches are too coarse at a low target.
 STEPS = (0.75, 0.875, 1.0, 1.125, 1.25)
-#: Share by target, of the embedded proposal at its default size on a grid of 14 x 14: what every
-#: second of 500 ImageNet photographs gave. See benchmarks/adaptive.py.
+#: Share by target, of the embedded proposal at its default size on a grid of 14 x 14: what `fit`
+#: gives on every second of 500 ImageNet photographs. benchmarks/adaptive.py stores it as "shares".
 #: None below 0.5: what budgets gain there is lost again to the time that small groups take.
 SHARES = {0.5: 0.7112, 0.6: 0.8000, 0.7: 0.8790}
 
@@ -45,12 +45,14 @@ def budgets(scores: Tensor, share: float, target: float) -> Tensor:
         target: which ladder the number is rounded to; of two counts equally near the lower.
 
     Returns:
-        (B,) int64, on the CPU: how many groups there are is known only there.
+        (B,) int64, on the CPU: how many groups there are is known only there. The target's, where
+        a map has nothing above 0 to share out.
     """
     weights = scores.detach().flatten(1).cpu().double().clamp_min(0)
     ranked = weights.sort(1, descending=True).values
     carried = ranked.cumsum(1)
     wanted = (carried < share * carried[:, -1:]).sum(1) + 1
+    wanted[carried[:, -1] == 0] = kept_count(target, weights.shape[1])
     steps = torch.tensor(ladder(target, weights.shape[1]))
     return steps[(wanted.unsqueeze(1) - steps).abs().argmin(1)]
 
@@ -62,6 +64,7 @@ def calibrate(
     grid: tuple[int, int] = (14, 14),
     mean: Triple | None = None,
     std: Triple | None = None,
+    score: str = "significance",
 ) -> float:
     """The share at which images keep `target` of their patches in the mean.
 
@@ -73,20 +76,24 @@ def calibrate(
         mean: what the pixels were normalised with, for pixels in [0, 1]; None for the proposal's
             own. A callable gets pixels as they are.
         std: likewise.
+        score: "significance" or "softcam", as in `papr.prune`, which must be given the same.
 
     Returns:
-        The share, for `papr.prune(model, keep="auto", target=target, share=...)`.
+        The share, 0 < share < 1, for `papr.prune(model, keep="auto", target=target, share=...)`.
 
     Raises:
-        ConfigError: target out of range.
+        ConfigError: target or score out of range; or no share keeps the target in the mean, since
+            too little of the maps is above 0.
         SelectionError: no images.
         ProposalError: the proposal returns no usable map.
     """
     target, maker = check_keep(target), as_proposal(proposal)
+    if score not in ("significance", "softcam"):
+        raise ConfigError(f'expected score="significance" or "softcam", got {score!r}')
     mean, std = check_statistics(mean, std)
     maps = []
     for pixels in [images] if isinstance(images, Tensor) else images:
-        scorer = maker.scorer(pixels.device, torch.float32, None, mean, std)
+        scorer = maker.scorer(pixels.device, torch.float32, None, mean, std, score=score)
         maps.append(to_grid(scorer(pixels), grid).cpu())
     if not maps or not sum(map(len, maps)):
         raise SelectionError("expected at least one image to calibrate on, got none")
@@ -94,18 +101,37 @@ def calibrate(
 
 
 def fit(scores: Tensor, target: float) -> float:
-    """The share whose mean budget on significance maps (N, *grid) is nearest the target's."""
+    """The share whose mean budget on significance maps (N, *grid) is nearest the target's.
+
+    Raises:
+        ConfigError: that mean is further from the target than half a step of the ladder, or there
+            is nothing above 0 to share out in any map.
+    """
     patches = scores[0].numel()
     wanted = float(kept_count(target, patches))
+    if not bool((scores > 0).any()):
+        raise ConfigError(
+            f"expected significance maps with something above 0 to share out, got {len(scores)} "
+            "maps without: add a constant to the scores, or papr.prune with a fixed keep"
+        )
     low, high = 0.0, 1.0
 
-    def miss(share: float) -> float:
-        return float(budgets(scores, share, target).double().mean()) - wanted
+    def mean(share: float) -> float:
+        return float(budgets(scores, share, target).double().mean())
 
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if miss(middle) < 0 else (low, middle)
-    return min((high, low), key=lambda share: abs(miss(share)))
+        low, high = (middle, high) if mean(middle) < wanted else (low, middle)
+    # 0 and 1 are no shares; where one of them is left, the other has been tried next to it
+    best = min((s for s in (high, low) if 0 < s < 1), key=lambda s: abs(mean(s) - wanted))
+    half_a_step = max(0.5, wanted * (STEPS[1] - STEPS[0]) / 2)
+    if abs(mean(best) - wanted) > half_a_step:
+        raise ConfigError(
+            f"expected maps of which some share is carried by {wanted:g} of {patches} patches in "
+            f"the mean, got {mean(best):.1f} at the best: too few patches score above 0, or one "
+            "carries all; papr.prune with a fixed keep"
+        )
+    return best
 
 
 def default_share(target: float, proposal: object) -> float:
@@ -118,8 +144,8 @@ def default_share(target: float, proposal: object) -> float:
     if proposal != DEFAULT_PROPOSAL or not known[0] <= target <= known[-1]:
         raise ConfigError(
             f"expected share=papr.calibrate(images, target), since one is known for "
-            f"{DEFAULT_PROPOSAL} at its own size and targets from {known[0]} to {known[-1]} only, "
-            f"got none for {target!r}"
+            f'{DEFAULT_PROPOSAL} at its own size, score="significance" and targets from '
+            f"{known[0]} to {known[-1]} only, got none for {target!r}"
         )
     above = next(t for t in known if t >= target)
     below = max((t for t in known if t <= target), default=above)

@@ -95,8 +95,8 @@ def prune(
         pool: of those, into how many means the pruned patches are pooled instead of being dropped.
         recut: of those, drop tokens once more in a later block; see `papr.Recut`.
         target: with keep="auto", the fraction of patches that stay in the mean; None for 0.5.
-        share: with keep="auto", what `papr.calibrate` gave for that target; None for the one
-            measured for the embedded proposal.
+        share: with keep="auto", what `papr.calibrate` gave for that target and score; None for the
+            one measured for the embedded proposal and score="significance".
 
     Returns:
         `model`, the same object.
@@ -109,7 +109,7 @@ def prune(
     """
     if keep == "auto":
         keep = 0.5 if target is None else check_keep(target)
-        known = proposal if proposal_size is None else None
+        known = proposal if proposal_size is None and score == "significance" else None
         share = default_share(keep, known) if share is None else share
     elif target is not None or share is not None:
         raise ConfigError(

@@ -29,6 +29,7 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
+from papr.cli.oracle import Oracle, read_oracle
 from papr.cli.reading import SUFFIX, Reader, distinct_names
 from papr.compare.field import PAPR, Field, make_field, selections
 from papr.compare.rivals import RivalRow, measure_field
@@ -66,6 +67,10 @@ def compare(
     num_classes: Annotated[
         int | None, typer.Option(min=1, help="How many classes the checkpoint has.")
     ] = None,
+    oracle: Annotated[
+        Path | None,
+        typer.Option(help="Scores of your own as one more rival: .npy or .pt, (images, h, w)."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
@@ -89,6 +94,10 @@ def compare(
     ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of one batch, the
     rivals in turns in one run, whoever looks first included: medians (quartiles).
 
+    --oracle sets your own knowledge beside them: masks, gaze, another model's map. The file holds
+    one map for each image found, in the order of the arguments, folders sorted by path; images that
+    cannot be read have theirs too, which is skipped. A map covers the image as it is cropped.
+
     Images are resized and cropped to the model's input size. Weights are the pretrained ones where
     they can be had; where they are random, only the speed means something. An image that cannot
     be read is named and skipped; the exit status is then 1.
@@ -103,16 +112,18 @@ def compare(
     paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     if figures:
         check_folder(out_dir, "--out")
+    own = None if oracle is None else read_oracle(oracle, paths)
     host, weights = create_classifier(model, checkpoint, num_classes)
     mean, std = _statistics(host, model)
     host = host.to(device=target, dtype=kind)
-    album = Album(paths, _sides(host), mean, std, _labels(paths, host), target, kind)
+    album = Album(paths, _sides(host), mean, std, _labels(paths, host), target, kind, own)
 
     out.print(f"{model} ({weights} weights), {describe_device(target)}, torch {torch.__version__}")
     found = make_field(
         host,
         album.example(),
         keep,
+        oracle=own,
         mean=mean,
         std=std,
         proposal=proposal,
@@ -132,6 +143,7 @@ def compare(
             "batch": min(batch, album.seen),
             "dtype": dtype,
             "proposal": proposal,
+            "oracle": None if oracle is None else str(oracle),
             "rounds": rounds,
             "images": album.seen,
             "skipped": [str(path) for path in album.reader.broken],
@@ -156,6 +168,7 @@ class Album:
         labels: class indices by path; None where they are unknown.
         device: the host's.
         dtype: the host's.
+        oracle: what is told which images come.
         reader: knows what could not be read, and why.
         seen: images in the batches so far.
     """
@@ -167,6 +180,7 @@ class Album:
     labels: dict[Path, int] | None
     device: torch.device
     dtype: torch.dtype
+    oracle: Oracle | None = None
     reader: Reader = field(init=False)
     seen: int = 0
 
@@ -184,6 +198,11 @@ class Album:
         plain = torch.cat([to_pixels(photograph) for photograph in photographs])
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((plain - mean) / std).to(device=self.device, dtype=self.dtype)
+
+    def show(self, paths: Sequence[Path]) -> None:
+        """Tell the oracle, where there is one, which images the rivals get now."""
+        if self.oracle is not None:
+            self.oracle.show(paths, self.device)
 
     def example(self) -> Tensor:
         """The first image, (1, 3, H, W). Raises ImageError where none can be read."""
@@ -207,6 +226,7 @@ class Album:
 
     def _batch(self, items: list[tuple[Path, Image.Image]]) -> tuple[Tensor, Tensor | None]:
         self.seen += len(items)
+        self.show([path for path, _ in items])
         known = None if self.labels is None else [self.labels[path] for path, _ in items]
         labels = None if known is None else torch.tensor(known, device=self.device)
         return self.pixels([photograph for _, photograph in items]), labels
@@ -323,6 +343,7 @@ def _picture(photograph: Image.Image, chosen: Selection, image: int) -> Image.Im
 def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
     """A picture of each of the first images: what every rival makes of it, side by side."""
     shown = [item for item, _ in zip(album.readable(), range(count), strict=False)]
+    album.show([path for path, _ in shown])
     chosen = dict(selections(found, album.pixels([photograph for _, photograph in shown])))
     names = distinct_names([path for path, _ in shown])
     for i, ((path, photograph), name) in enumerate(zip(shown, names, strict=True)):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from papr.baselines import centre_scores, random_scores
+from papr.baselines import centre_scores, random_scores, stride_scores
 from papr.baselines.cams import Cam
 from papr.images import keep_visible
 from papr.measure import Timing, curves, interleave
@@ -26,7 +26,7 @@ UNSURE = 0.3
 #: Turns in which Score-CAM is timed, at most.
 SLOW_ROUNDS = 2
 #: Selections without a map, printed beside those with one.
-PLACES = ("random", "centre")
+PLACES = ("random", "centre", "stride")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ class CamQuality:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        draws = random_scores(self.seed, self.patch), centre_scores(self.patch)
+        draws = [random_scores(self.seed, self.patch)]
+        draws += [centre_scores(self.patch), stride_scores(self.patch)]
         self._all = {**self.cams, **dict(zip(PLACES, draws, strict=True))}
 
     @torch.inference_mode()

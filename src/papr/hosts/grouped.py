@@ -4,9 +4,11 @@ The root module is a site. The proposal looks at the whole batch once; then the 
 runs on the images of one budget at a time, all batches dense, and the answers go back in order.
 """
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +16,79 @@ from torch import Tensor, nn
 from papr.budgets import budgets, ladder
 from papr.errors import PrunedModelError, SelectionError
 from papr.graft import Grafted
-from papr.hosts.sites import Entry, Site, _module, is_pixels
+from papr.hosts.sites import Entry, Site, as_module, is_pixels
+from papr.hosts.state import HostState
 from papr.selecting import BudgetedSelection, Selection
 from papr.significance import describe, to_grid
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# What is compiled is the original forward, a graph for each number of patches, and the proposal.
+# The groups follow from the pixels: what makes them would be fragments of graphs, and those cost
+# more than they save.
+_eager = cast("Callable[[Function], Function]", torch.compiler.disable)
+_eager_itself = cast(
+    "Callable[[Function], Function]", partial(torch.compiler.disable, recursive=False)
+)
 
 
 class Grouped(Site):
     """The root of a host: splits the batch by budget, and joins the answers."""
 
-    # the groups follow from the pixels: there is no one graph of them
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Show the original forward's signature: transformers' Trainer drops what is not in it."""
+        super().__init_subclass__(**options)
+
+        def forward(self: Grouped, *args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_dynamo_compiling():
+                _refuse_tracing()
+            return self.by_budget(*args, **kwargs)
+
+        shown: Any = forward
+        shown.__signature__ = inspect.signature(super().forward)  # type: ignore[misc]
+        cls.forward = shown  # type: ignore[attr-defined]
+
+    @_eager_itself
+    def by_budget(self, *args: Any, **kwargs: Any) -> Any:
         """What the original forward answers, in the order of the images."""
         state = self._papr
         if state.given is not None:  # a wrapper of the same host called itself
             return super().forward(*args, **kwargs)  # type: ignore[misc]
-        _refuse_tracing()
         pixels, entry = _pixels(args, kwargs), _entry(self)
-        seen, grid = entry._seen(pixels)
-        raw = state.raw_scores(seen, _module(entry))
-        share, target = state.config.share, state.config.keep
-        assert share is not None
-        counts = budgets(to_grid(raw, grid), share, target)
-        answers, rows, found = [], [], []
-        for count in counts.unique().tolist() or ladder(target, math.prod(grid))[:1]:
-            chosen = (counts == count).nonzero()[:, 0]
+        seen, grid = entry.seen(pixels)
+        raw = state.raw_scores(seen, as_module(entry))
+        counts, groups = _groups(raw, grid, state)
+        answers: list[Any] = []
+        found: list[Selection] = []
+        for count, chosen in groups:
             some_args, some_kwargs = (_rows(given, chosen, len(pixels)) for given in (args, kwargs))
-            with state.giving(raw[chosen.to(raw.device)], count):
+            with state.giving(_rows(raw, chosen, len(pixels)), count):
                 answers.append(super().forward(*some_args, **some_kwargs))  # type: ignore[misc]
-            rows.append(chosen)
-            part = state.passes.last()
-            if state.config.trace and part is not None and part[0] is not None:
-                found.append(Selection(part[0][0], grid, part[0][1]))
-        order = torch.cat(rows)
+            found += _kept(state, grid)
+        rows = [chosen for _, chosen in groups]
         if found:
             state.keep_groups(BudgetedSelection(tuple(found), tuple(rows), counts))
-        return _join(answers, order.argsort(), [len(r) for r in rows])
+        return _join(answers, torch.cat(rows).argsort(), [len(r) for r in rows])
+
+
+@_eager
+def _groups(
+    raw: Tensor, grid: tuple[int, ...], state: HostState
+) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+    """Each image's budget, (B,); and by budget which images have it, at least one group."""
+    share, target = state.config.share, state.config.keep
+    assert share is not None
+    counts = budgets(to_grid(raw, grid), share, target)
+    occurring = counts.unique().tolist() or ladder(target, math.prod(grid))[:1]
+    return counts, [(count, (counts == count).nonzero()[:, 0]) for count in occurring]
+
+
+@_eager
+def _kept(state: HostState, grid: tuple[int, ...]) -> list[Selection]:
+    """What the group kept that has just run; nothing where nobody will ask."""
+    part = state.passes.last()
+    if not state.config.trace or part is None or part[0] is None:
+        return []
+    return [Selection(part[0][0], grid, part[0][1])]
 
 
 def _refuse_tracing() -> None:
@@ -60,6 +99,7 @@ def _refuse_tracing() -> None:
         )
 
 
+@_eager
 def _pixels(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     for value in (*args, *kwargs.values()):
         if is_pixels(value, 4):
@@ -69,12 +109,14 @@ def _pixels(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     raise SelectionError(f"expected floating pixels (B, C, H, W), got {given or 'nothing'}")
 
 
+@_eager
 def _entry(root: Site) -> Entry:
     """The entry below the root, which knows how the grid follows from the pixels."""
     assert isinstance(root, nn.Module)
     return next(m for m in root.modules() if isinstance(m, Entry) and isinstance(m, Grafted))
 
 
+@_eager
 def _rows(value: Any, chosen: Tensor, batch: int) -> Any:
     """The part of an argument that belongs to the chosen images."""
     if isinstance(value, Tensor) and value.ndim and value.shape[0] == batch:
@@ -86,6 +128,7 @@ def _rows(value: Any, chosen: Tensor, batch: int) -> Any:
     return value
 
 
+@_eager
 def _join(parts: list[Any], order: Tensor, sizes: list[int]) -> Any:
     """One answer of all groups': tensors by their first axis, what holds tensors item by item."""
     first = parts[0]

@@ -19,7 +19,7 @@ from papr.significance import describe
 class ClipCut(EmbeddingsCut):
     """A clip in, the positioned tokens of the kept patches out."""
 
-    def _seen(self, pixels: Tensor, **options: Any) -> tuple[Tensor, tuple[int, ...]]:
+    def seen(self, pixels: Tensor, **options: Any) -> tuple[Tensor, tuple[int, ...]]:
         """A clip (B, T, C, H, W) as proposals take it, (B, C, T, H, W), cut to the patches' area.
 
         A clip shorter than one tubelet makes one patch in time: V-JEPA 2 repeats its frames. What

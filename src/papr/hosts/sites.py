@@ -44,18 +44,18 @@ class Entry(Site):
     """Where pixels come in: the proposal looks at them, then the host goes on as ever.
 
     A family of image hosts says in `_layout` how its patch grid follows from the pixels: the grid,
-    and the (height, width) in pixels that it covers. Video hosts have a `_seen` of their own.
+    and the (height, width) in pixels that it covers. Video hosts have a `seen` of their own.
     """
 
     _layout: Callable[[Tensor], tuple[tuple[int, ...], tuple[int, int]]]
 
     def forward(self, pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The original forward, after the proposal has looked."""
-        seen, grid = self._seen(pixels, **kwargs)
-        self._papr.look(seen, grid, _module(self))
+        seen, grid = self.seen(pixels, **kwargs)
+        self._papr.look(seen, grid, as_module(self))
         return super().forward(pixels, *args, **kwargs)  # type: ignore[misc]
 
-    def _seen(self, pixels: Tensor, **options: Any) -> tuple[Tensor, tuple[int, ...]]:
+    def seen(self, pixels: Tensor, **options: Any) -> tuple[Tensor, tuple[int, ...]]:
         """What the proposal is to look at, cut or padded to what the patches cover; and the grid.
 
         Raises SelectionError where `pixels` are none that the host takes.
@@ -71,12 +71,12 @@ class Entry(Site):
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Moves and casts of the host reach the proposal, which is no child of it."""
         result = super()._apply(fn, *args, **kwargs)  # type: ignore[misc]
-        self._papr.settle(_module(self))
+        self._papr.settle(as_module(self))
         return result
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
-        self._papr.settle(_module(self))
+        self._papr.settle(as_module(self))
 
 
 class TimmEntry(Entry):
@@ -112,7 +112,7 @@ class StemEntry(Entry):
     """A stem of convolutions: patchify, or overlapping."""
 
     def _layout(self, pixels: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
-        return stem_layout(_module(self), (pixels.shape[-2], pixels.shape[-1]))
+        return stem_layout(as_module(self), (pixels.shape[-2], pixels.shape[-1]))
 
 
 class DropCut(Site):
@@ -158,6 +158,7 @@ def cover(pixels: Tensor, area: tuple[int, int]) -> Tensor:
     return F.pad(pixels, (0, area[1] - width, 0, area[0] - height))
 
 
-def _module(site: Site) -> nn.Module:
+def as_module(site: Site) -> nn.Module:
+    """The site as the module it is grafted on."""
     assert isinstance(site, nn.Module)
     return site
