@@ -36,7 +36,7 @@ from papr.compare.rivals import RivalRow, measure_field
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
 from papr.draw import kept_patches, merged_patches, panel
 from papr.errors import ConfigError
-from papr.files import check_folder, write_image, write_text
+from papr.files import check_file, check_folder, write_image, write_text
 from papr.hosts import find_plan
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_classifier, processor_statistics
@@ -112,6 +112,7 @@ def compare(
     paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     if figures:
         check_folder(out_dir, "--out")
+    check_file(json_file, "--json")
     own = None if oracle is None else read_oracle(oracle, paths)
     host, weights = create_classifier(model, checkpoint, num_classes)
     mean, std = _statistics(host, model)

