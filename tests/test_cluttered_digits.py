@@ -46,19 +46,31 @@ def test_pruned_by_papr_the_host_sees_what_it_needs(trained: Any, held_out: Any)
         told = 100 * stored(rival.name, rival.keep)["accuracy"]
         assert found[rival.name] == pytest.approx(told, abs=1), rival.name
     assert found["dense"] - found["random"] >= 20
-    assert max(found["centre"], found["stride"]) < found["PaPr"]
+    assert {"centre", "stride", "embedding norm", "lower resolution"} < set(found)
+    others = {name: right for name, right in found.items() if name not in ("dense", "PaPr")}
+    assert max(others.values()) < found["PaPr"], others
     assert found["dense"] - found["PaPr"] <= 2
 
 
-def test_papr_with_merging_beats_merging_alone(trained: Any, held_out: Any) -> None:
-    """At equal arithmetic, where merging alone has at least as much of it."""
-    both, alone = evaluate.merging_rivals(*trained, (0.4,))
-    one = torch.zeros(1, 3, data.SIDE, data.SIDE)
-    macs = [papr_macs(rival.model, one) for rival in (both, alone)]
-    assert macs[0] <= macs[1] < 1.02 * macs[0]
-    right = [evaluate.accuracy(rival.model, *held_out) for rival in (both, alone)]
-    assert 100 * right[0] == pytest.approx(100 * stored("PaPr + ToMe", 0.4)["accuracy"], abs=1)
-    assert right[0] > right[1]
+def test_papr_with_merging_is_no_worse_than_merging_alone(trained: Any, held_out: Any) -> None:
+    """At equal arithmetic, of which merging alone has at least as much; at keep 0.4 it loses."""
+    some, one = [part[:250] for part in held_out], held_out[0][:1]
+    for keep in (0.6, 0.5, 0.4):
+        pair = list(evaluate.merging_rivals(*trained, (keep,)))
+        macs = [papr_macs(rival.model, one) for rival in pair]
+        assert macs[0] <= macs[1] < 1.02 * macs[0]
+        both, alone = (evaluate.accuracy(rival.model, *some) for rival in pair)
+        assert both >= alone - 0.005  # rounding differs by machine, and flips a picture
+        row = stored("PaPr + ToMe", keep)
+        after = RESULTS["rows"][RESULTS["rows"].index(row) + 1]
+        assert after["name"] == "ToMe"
+        assert row["accuracy"] >= after["accuracy"]  # of all pictures
+    assert both > alone + 0.05
+
+    # what the page admits: fewer patches in place of merging do as well
+    control = evaluate.control(*trained)
+    assert papr_macs(control.model, one) == pytest.approx(macs[0], rel=0.02)
+    assert evaluate.accuracy(control.model, *some) == pytest.approx(both, abs=0.01)
 
 
 def papr_macs(model: torch.nn.Module, pixels: torch.Tensor) -> int:

@@ -1,11 +1,12 @@
 """How much of the host's accuracy is left on held-out pictures, and at what time.
 
 The dense host stands beside the host pruned by PaPr (the proposal of this folder), at random,
-around the centre and by a uniform stride, at equal numbers of patches; and the host pruned by PaPr
-that also merges tokens beside the one that only merges (ToMe), at equal arithmetic, the proposal's
-included. Nothing is trained here, nor was the host trained to be pruned. Time is measured with all
-rivals in turns in this run: milliseconds per picture and the speed-up over the dense host, medians
-with quartiles, the proposal's time included.
+around the centre, by a uniform stride and by the norm of its own embeddings, at equal numbers of
+patches, and the dense host on smaller pictures that have about as many; and the host pruned by PaPr
+that also merges tokens beside the one that only merges (ToMe) and the one only pruned, at equal
+arithmetic, the proposal's included. Nothing is trained here, nor was the host trained to be pruned.
+Time is measured with all rivals in turns in this run: milliseconds per picture and the speed-up
+over the dense host, medians with quartiles, the proposal's time included.
 
 Writes results.json and prints the table as Markdown.
 """
@@ -25,16 +26,27 @@ from torch import Tensor, nn
 import data
 import papr
 from networks import PATCH, PATCHES, WEIGHTS, load
-from papr.baselines import centre_scores, random_scores, stride_scores
+from papr.baselines import (
+    centre_scores,
+    lower_resolution,
+    norm_scores,
+    random_scores,
+    stride_scores,
+)
 from papr.cli.common import environment
+from papr.compare.field import merged_to
 from papr.files import write_text
 from papr.measure import count_macs, interleave
+from papr.selecting import kept_count
 from papr.twins import twin
 
 HERE = Path(__file__).parent
 ROW_OF_PICTURES = 1  # the seed of the pictures tested on; training looked at none of these
 KEEPS = (0.7, 0.5, 0.4, 0.3, 0.2)
+FURTHER_KEEPS = (0.7, 0.5, 0.3)  # where the embedding norm and smaller pictures are shown too
 MERGE_KEEPS = (0.6, 0.5, 0.4)
+CONTROL_KEEP = 0.36  # PaPr alone has about the arithmetic here that it has with ToMe at 0.4
+EXAMPLE = torch.zeros(1, 3, data.SIDE, data.SIDE)
 MERGE = papr.Merge(r=8, start=0.5, proportional=True)  # after PaPr, as the paper does
 
 
@@ -46,11 +58,13 @@ class Rival:
         name: who chooses the patches.
         keep: the fraction that stays; 1 for the dense host.
         model: the host made so.
+        note: what else must be known, such as the side in pixels; may be empty.
     """
 
     name: str
     keep: float
     model: nn.Module
+    note: str = ""
 
 
 def rivals(
@@ -63,35 +77,26 @@ def rivals(
         yield Rival("random", keep, papr.prune(twin(host), keep, random_scores(seed, PATCH)))
         yield Rival("centre", keep, papr.prune(twin(host), keep, centre_scores(PATCH)))
         yield Rival("stride", keep, papr.prune(twin(host), keep, stride_scores(PATCH)))
+        if keep in FURTHER_KEEPS:
+            yield Rival("embedding norm", keep, papr.prune(twin(host), keep, norm_scores(host)))
+            smaller = lower_resolution(host, kept_count(keep, PATCHES), EXAMPLE)
+            yield Rival("lower resolution", keep, smaller, f"{smaller.size[0]} px")
 
 
 def merging_rivals(
     host: nn.Module, proposal: papr.Proposal, keeps: tuple[float, ...]
 ) -> Iterator[Rival]:
     """At each keep PaPr + ToMe, then ToMe alone with as many GMACs or a few more."""
-    example = torch.zeros(1, 3, data.SIDE, data.SIDE)
     for keep in keeps:
         both = papr.prune(twin(host), keep, proposal, merge=MERGE)
         yield Rival("PaPr + ToMe", keep, both)
-        yield Rival("ToMe", 1.0, _merging_only(host, count_macs(both, example).total))
+        alone, _ = merged_to(host, EXAMPLE, count_macs(both, EXAMPLE).total)
+        yield Rival("ToMe", 1.0, alone)
 
 
-def _merging_only(host: nn.Module, least: int) -> nn.Module:
-    """ToMe alone that merges as much as leaves at least `least` multiply-accumulates."""
-    example = torch.zeros(1, 3, data.SIDE, data.SIDE)
-    blocks = len(host.blocks)
-
-    def merging(total: int) -> nn.Module:
-        each = [total // blocks + (i < total % blocks) for i in range(blocks)]
-        only = papr.Merge(r=each, start=0.0, proportional=True)
-        return papr.prune(twin(host), 1.0, merge=only)
-
-    few, many = 1, PATCHES
-    while many - few > 1:
-        middle = (few + many) // 2
-        enough = count_macs(merging(middle), example).total >= least
-        few, many = (middle, many) if enough else (few, middle)
-    return merging(few)
+def control(host: nn.Module, proposal: papr.Proposal) -> Rival:
+    """PaPr alone at about the arithmetic of PaPr + ToMe at keep 0.4."""
+    return Rival("PaPr", CONTROL_KEEP, papr.prune(twin(host), CONTROL_KEEP, proposal))
 
 
 def networks(folder: Path = WEIGHTS) -> tuple[nn.Module, papr.Proposal]:
@@ -139,8 +144,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         ms, gain = ("{:.2f} ({:.2f}-{:.2f})".format(*row[k]) for k in ("ms_per_picture", "speedup"))
+        name = ", ".join(filter(None, (row["name"], row["note"])))
         lines.append(
-            f"| {row['name']} | {row['keep']:g} | {100 * row['accuracy']:.1f} | "
+            f"| {name} | {row['keep']:g} | {100 * row['accuracy']:.1f} | "
             f"{1000 * row['gmacs']:.1f} | {ms} | {gain} |"
         )
     return "\n".join(lines)
@@ -175,9 +181,14 @@ def main() -> None:
     host, proposal = networks(args.weights)
     pixels, classes = pictures(args.pictures)
     found = list(rivals(host, proposal, KEEPS, args.seed))
-    found += merging_rivals(host, proposal, MERGE_KEEPS)
-    rows = [
-        {"name": rival.name, "keep": rival.keep, "accuracy": accuracy(rival.model, pixels, classes)}
+    found += [*merging_rivals(host, proposal, MERGE_KEEPS), control(host, proposal)]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": rival.name,
+            "note": rival.note,
+            "keep": rival.keep,
+            "accuracy": accuracy(rival.model, pixels, classes),
+        }
         for rival in found
     ]
     for row, costs in zip(rows, measure(found, pixels[: args.batch], args.rounds), strict=True):

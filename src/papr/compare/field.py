@@ -20,8 +20,8 @@ from papr.baselines.scores import (
 from papr.config import check_keep
 from papr.errors import ConfigError, PaprError, UnsupportedModelError
 from papr.graft import states
-from papr.hosts import find_plan
-from papr.hosts.overhear import patches, prepare_patches
+from papr.hosts import Plan, find_plan
+from papr.hosts.overhear import Patches, patches, prepare_patches
 from papr.later import Merge, Recut
 from papr.measure import count_macs
 from papr.pruning import prune, selection, unprune, unwrap
@@ -96,9 +96,7 @@ class _Makers:
         self.shared = {name: options[name] for name in _SHARED if name in options}
         self.plan = find_plan(self.dense)
         self.notes: dict[str, str] = {}
-        probe = twin(self.dense)
-        prepare_patches(probe, self.plan)
-        self.patches = patches(probe, self.plan, example)
+        self.patches = _patches(self.dense, self.plan, example)
 
     def papr(self) -> nn.Module:
         return prune(twin(self.dense), self.keep, **self.options)
@@ -142,36 +140,83 @@ class _Makers:
         return self._merged("papr + tome", keep, self.options)
 
     def _merged(self, name: str, keep: float, options: dict[str, Any]) -> nn.Module:
-        """With as many tokens merged a block as brings the host to PaPr's GMACs."""
-        start = 0.5 if keep < 1 else 0.0
-
-        def make(r: int) -> nn.Module:
-            asked = {**options, "merge": Merge(r=r, start=start)}
-            return prune(twin(self.dense), keep, **asked)
-
-        # were the work a block's tokens, those merged on average would make up for those kept more
-        blocks = max(1, len(self.plan.blocks)) * (1 - start)
-        more = (keep - self.keep) * math.prod(self.patches.grid) / (1 - start)
+        """With as many tokens merged as leaves the host PaPr's GMACs or a few more."""
         target = count_macs(self.papr(), self.example).total
-        guess = max(1, round(2 * more / blocks))
-        r = _nearest(lambda r: count_macs(make(r), self.example).total, target, guess)
-        self.notes[name] = f"r = {r}" + (f", keep {keep:g}" if keep < 1 else "")
-        return make(r)
+        merged, total = merged_to(self.dense, self.example, target, keep, **options)
+        r = total / _merging_blocks(len(self.plan.blocks), keep)
+        self.notes[name] = f"r = {r:.3g}" + (f", keep {keep:g}" if keep < 1 else "")
+        return merged
 
 
-def _nearest(cost: Callable[[int], int], target: int, guess: int) -> int:
-    """The r from 1 whose cost, which falls with r, is nearest to `target`; looked for from `guess`.
+def merged_to(
+    host: nn.Module, example: Tensor, macs: int, keep: float = 1.0, **options: Any
+) -> tuple[nn.Module, int]:
+    """ToMe that merges as many tokens as leaves at least so many multiply-accumulates.
 
-    A cost is a forward pass of the host, so only those on the way there are asked for.
+    Tokens are merged one by one over all blocks that merge, each as many as the next or one more,
+    so that what is left differs from `macs` by less than a token a block, and a rival of equal
+    arithmetic never has less. Where even one token leaves less than `macs`, one is merged; where
+    all that can be merged leave more, all are.
+
+    Args:
+        host: left as it is.
+        example: pixels of one image, (1, 3, H, W), or a clip, (1, T, 3, H, W).
+        macs: multiply-accumulates of that image, the proposal's included.
+        keep: fraction of patches that PaPr keeps before, 0 < keep <= 1; below 1 tokens are merged
+            in the second half of the blocks, as in PaPr's paper, otherwise from the first block.
+        **options: further options of `papr.prune`, without `merge`'s.
+
+    Returns:
+        A pruned host that shares its weights with `host`, and how many tokens it is asked to merge.
+
+    Raises:
+        UnsupportedModelError: the host cannot merge tokens.
+        ConfigError: an option is out of range.
     """
-    known, r = {guess: cost(guess)}, guess
-    step = 1 if known[r] > target else -1
-    while (known[r] - target) * step > 0 and r + step >= 1:
-        r += step
-        known[r] = cost(r)
-        if step == 1 and known[r] == known[r - 1]:  # there is nothing left to merge
-            break
-    return min(known, key=lambda r: (abs(known[r] - target), r))
+    dense = unprune(twin(unwrap(host))).eval()
+    plan = find_plan(dense)
+    blocks = _merging_blocks(len(plan.blocks), keep)
+    half = math.prod(_patches(dense, plan, example).grid) // 2  # no block merges more
+
+    def merging(total: int) -> nn.Module:
+        each = [total // blocks + (i < total % blocks) for i in range(blocks)]
+        merge = Merge(r=each, start=_start(keep))
+        return prune(twin(dense), keep, **{**options, "merge": merge})
+
+    def cost(total: int) -> int:
+        return count_macs(merging(total), example).total
+
+    total = _most(cost, macs, blocks * half)
+    return merging(total), total
+
+
+def _start(keep: float) -> float:
+    return 0.5 if keep < 1 else 0.0
+
+
+def _merging_blocks(blocks: int, keep: float) -> int:
+    return max(1, blocks - int(_start(keep) * blocks))
+
+
+def _most(cost: Callable[[int], int], least: int, top: int) -> int:
+    """The most from 1 to `top` whose cost, which falls, is at least `least`; 1 where none's is.
+
+    A cost is a forward pass of the host, so the range is halved.
+    """
+    enough, too_many = 1, top + 1
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        if cost(middle) >= least:
+            enough = middle
+        else:
+            too_many = middle
+    return enough
+
+
+def _patches(dense: nn.Module, plan: Plan, example: Tensor) -> Patches:
+    probe = twin(dense)
+    prepare_patches(probe, plan)
+    return patches(probe, plan, example)
 
 
 def _size_note(rival: nn.Module) -> str:
