@@ -88,7 +88,8 @@ def test_compare(photographs: Path, tmp_path: Path) -> None:
     ]
     with Image.open(tmp_path / "o" / "a-rivals-papr.png") as picture:
         # the photograph, the seven that leave patches out, and the smaller picture
-        assert picture.size == (9 * 64 + 48 + 9 * 6, 64 + 22)
+        assert picture.height == 64 + 22
+        assert picture.width > 9 * 64 + 48 + 9 * 6  # captions of small pictures keep apart
 
 
 @pytest.mark.usefixtures("small")
@@ -237,7 +238,7 @@ def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
         (["--model", "nope"], "expected the name of a timm model, or a folder or hub name"),
         (["--model", "a/b", "--num-classes", "3"], "expected the name of a timm model with a ch"),
         (["--model", "resnet10t"], "cannot prune ResNet"),
-        (["--checkpoint", "/no/such"], "cannot load /no/such into vit_tiny_patch16_224"),
+        (["--checkpoint", "/no/such"], "--checkpoint to be a file of weights, got /no/such"),
         (["--oracle", "/no/such.npy"], "in the --oracle file /no/such.npy"),
         (["--dtype", "int8"], "cannot read 'int8' in --dtype"),
     ],

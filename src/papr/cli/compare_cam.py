@@ -21,6 +21,7 @@ from papr.cli.common import (
     parse_list,
     pick_device,
     progress,
+    with_quartiles,
 )
 from papr.cli.reading import Reader, distinct_names
 from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
