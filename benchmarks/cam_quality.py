@@ -26,6 +26,7 @@ from papr.significance import to_grid
 GRID = (14, 14)
 KEEPS = (0.7, 0.5, 0.3)
 MEAN = STD = (0.5, 0.5, 0.5)
+BATCH = 16
 STEPS = 7  # twice as coarse as `papr compare-cam`: 500 photographs take long
 
 
@@ -70,8 +71,8 @@ def main() -> None:
     args = options.parse_args()
     device = pick_device(args.device)
     pixels, labels = (t.to(device) for t in photographs(args.data))
-    chosen = sorted(spread(args.images, len(pixels)))
-    pixels, labels = pixels[chosen], labels[chosen]
+    shown = sorted(spread(args.images, len(pixels)))
+    pixels, labels = pixels[shown], labels[shown]
     net = embedded.classifier().to(device)
     judge = folded(embedded.classifier(name="efficientnet_lite2").to(device))
 
@@ -80,9 +81,12 @@ def main() -> None:
     cams |= {n: cam(n, net, only_last=True) for n, c in cams.items() if c.needs_gradients}
     quality = CamQuality(cams, folded(net), judge, steps=STEPS)
     slow = spread(args.scorecam_images, len(pixels))
+    others = torch.tensor([i for i in range(len(pixels)) if i not in slow])
+    batches = [(torch.tensor([i]), ()) for i in sorted(slow)]
+    batches += [(some, ("scorecam",)) for some in others.split(BATCH)]
     with progress("curves") as bar:
-        for i, image in enumerate(bar.track(pixels.split(1))):
-            quality.add(image, () if i in slow else ("scorecam",))
+        for chosen, skip in bar.track(batches):
+            quality.add(pixels[chosen], skip)
     for group, rows in quality.summary().items():
         print(group)
         for name, row in rows.items():
