@@ -86,7 +86,7 @@ def rivals(
     Those are the dense host, PaPr, a random, a central and an evenly spread selection, the one by
     the norm of the host's embeddings, by its class attention in block 3 (EViT without training:
     Liang et al. 2022, arXiv 2202.07800), the dense host at a lower resolution, ToMe alone (Bolya
-    et al. 2022, arXiv 2210.09461) and PaPr with ToMe at PaPr's GMACs. Those that the host
+    et al. 2022, arXiv 2210.09461) and PaPr with ToMe at PaPr's GMACs or a few more. Those the host
     cannot have are left out; `make_field(...).missing` says which, and why.
 
     Args:
