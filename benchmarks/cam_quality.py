@@ -2,8 +2,9 @@
 
 All maps are made of EfficientNet-Lite0; EfficientNet-Lite2 judges: deletion and insertion curves,
 its answer when shown the kept patches only, and its top-1 accuracy at three fractions. Over all
-photographs, and over those of which Lite0 is unsure. Score-CAM, 1280 forwards an image, on a few,
-and there beside the others. Nothing is timed: deterministic but for rounding.
+photographs (curves on a part, evenly spread), and over those of which Lite0 is unsure. Score-CAM,
+1280 forwards an image, on a few, and there beside the others. Nothing is timed: deterministic but
+for rounding.
 """
 
 import functools
@@ -67,7 +68,8 @@ def main() -> None:
     options = parser(__doc__ or "", "cam_quality.json")
     options.add_argument("--data", default=SHARED / "imagenet-sample", type=type(SHARED))
     options.add_argument("--images", type=int, default=500, help="of the photographs, evenly")
-    options.add_argument("--scorecam-images", type=int, default=10)
+    options.add_argument("--curve-images", type=int, default=200, help="of these, evenly")
+    options.add_argument("--scorecam-images", type=int, default=8, help="of those, evenly")
     args = options.parse_args()
     device = pick_device(args.device)
     pixels, labels = (t.to(device) for t in photographs(args.data))
@@ -80,13 +82,19 @@ def main() -> None:
     cams = {n: cam(n, net) for n in METHODS}
     cams |= {n: cam(n, net, only_last=True) for n, c in cams.items() if c.needs_gradients}
     quality = CamQuality(cams, folded(net), judge, steps=STEPS)
-    slow = spread(args.scorecam_images, len(pixels))
-    others = torch.tensor([i for i in range(len(pixels)) if i not in slow])
-    batches = [(torch.tensor([i]), ()) for i in sorted(slow)]
-    batches += [(some, ("scorecam",)) for some in others.split(BATCH)]
-    with progress("curves") as bar:
-        for chosen, skip in bar.track(batches):
-            quality.add(pixels[chosen], skip)
+    curved = sorted(spread(args.curve_images, len(pixels)))
+    slow = {curved[i] for i in spread(args.scorecam_images, len(curved))}
+    groups = [([i], (), True) for i in sorted(slow)]
+    for indices, drawn in (
+        ([i for i in curved if i not in slow], True),
+        ([i for i in range(len(pixels)) if i not in curved], False),
+    ):
+        groups += [
+            (indices[k : k + BATCH], ("scorecam",), drawn) for k in range(0, len(indices), BATCH)
+        ]
+    with progress("maps") as bar:
+        for indices, skip, drawn in bar.track(groups):
+            quality.add(pixels[indices], skip, with_curves=drawn)
     for group, rows in quality.summary().items():
         print(group)
         for name, row in rows.items():
