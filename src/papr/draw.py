@@ -101,11 +101,16 @@ def merged_patches(
     return painted
 
 
-def panel(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Pictures of one height side by side, each under its caption."""
+def panel(pictures: Sequence[tuple[str, Image.Image]], apart: bool = False) -> Image.Image:
+    """Pictures of one height side by side, each under its caption.
+
+    Args:
+        pictures: (caption, picture).
+        apart: give each at least the room of its caption, for pictures that are small.
+    """
     font = ImageFont.load_default(size=14)
     widths = [
-        max(picture.width, math.ceil(font.getlength(caption)) + 4 if len(pictures) > 1 else 0)
+        max(picture.width, math.ceil(font.getlength(caption)) + 4 if apart else 0)
         for caption, picture in pictures
     ]
     width = sum(widths) + _GAP * (len(pictures) - 1)

@@ -355,5 +355,5 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
             elif isinstance(module, LowerResolution):
                 height, width = module.size
                 pictures.append((rival, photograph.resize((width, height))))
-        write_image(out_dir / f"{name}-rivals{SUFFIX}", panel(pictures))
+        write_image(out_dir / f"{name}-rivals{SUFFIX}", panel(pictures, apart=True))
     out.print(f"pictures of {len(shown)} images in {out_dir}")

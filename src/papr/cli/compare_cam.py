@@ -212,7 +212,7 @@ def _figure(
 
     above = [(title, photograph), *((n, heat_map(photograph, maps[n][0])) for n in methods)]
     below = [(f"random, keep {keep:g}", kept("random")), *((n, kept(n)) for n in methods)]
-    return contact_sheet([panel(above), panel(below)])
+    return contact_sheet([panel(above, apart=True), panel(below, apart=True)])
 
 
 def describe(cams: dict[str, Cam], times: dict[str, CamTime]) -> dict[str, dict[str, Any]]:
