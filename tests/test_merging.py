@@ -308,7 +308,10 @@ def test_an_attention_mask_is_refused_not_ignored(options: dict) -> None:
 @torch.no_grad()
 def test_attentions_are_refused_not_left_out() -> None:
     case = CASES["hf_vit"]
-    model = prune(case.build(attn="eager"), 0.5, merge=papr.Merge(2))
+    model = case.build(attn="eager")
+    if "kwargs" not in signature(type(case.blocks(model)[0]).forward).parameters:
+        pytest.skip("this transformers does not tell its layers that attentions are asked for")
+    prune(model, 0.5, merge=papr.Merge(2))
     with pytest.raises(papr.PrunedModelError, match="no attentions asked for"):
         model(case.pixels(1), output_attentions=True)
 

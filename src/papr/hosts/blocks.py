@@ -103,7 +103,7 @@ class ReducingBlock(CarryingBlock):
     def _reduce(self, now: Tokens, step: Step, prefix: int) -> Tokens:
         bias = _log_sizes(now, prefix) if step.sized else None
         tokens, queries, keys = self._attend(now.tokens, bias)
-        now = now._replace(tokens=tokens)
+        now = Tokens(tokens, now.sizes, now.ended)
         likeness = keys[:, :, prefix:].mean(1, dtype=torch.promote_types(keys.dtype, torch.float32))
         if step.by == "attention" and step.keep != "1.0":
             looked = _class_attention(queries, keys, bias)[:, prefix:]
@@ -111,7 +111,7 @@ class ReducingBlock(CarryingBlock):
             likeness = gather(likeness, kept)
         now = _merge(now, likeness, int(step.merge), prefix)
         added = self._thought(now.tokens)
-        now = now._replace(tokens=now.tokens + added)
+        now = Tokens(now.tokens + added, now.sizes, now.ended)
         if step.by == "shift" and step.keep != "1.0":
             way = torch.linalg.vector_norm(added[:, prefix:].detach().float(), dim=2)
             now, _ = _cut(now, way, step.keep, prefix)
