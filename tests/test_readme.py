@@ -238,3 +238,20 @@ def test_figures_of_another_judge_are_the_stored_ones() -> None:
     for name in ("papr", "centre", "lower resolution"):
         assert " / ".join(f"{value:.3f}" for value in stored["top1"][name].values()) in text
     assert stored["top1"]["papr"]["0.5"] > stored["top1"]["random"]["0.5"] + 0.3
+
+
+def test_figures_of_maps_are_the_stored_ones() -> None:
+    quality = json.loads((RESULTS / "cam_quality.json").read_text())
+    for figures in quality["top1"].values():
+        assert "| " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |" in COMPARISONS
+    for row in quality["quality"]["all images"].values():
+        if row["images"] == 500:
+            figures = (row["agrees"], row["deletion"], row["insertion"])
+            assert "| " + " | ".join(f"{value:.3f}" for value in figures) + " |" in COMPARISONS
+    softcam, mean = (quality["top1"][f"{name} at 160 px"] for name in ("softcam", "papr"))
+    text = " ".join(README.split())
+    assert f"{softcam['0.3']:.3f} against {mean['0.3']:.3f} top-1 at keep 0.3" in text
+    assert f"({softcam['0.5']:.3f} against {mean['0.5']:.3f} at 0.5" in text
+    for row in json.loads((RESULTS / "cam_speed-cpu.json").read_text())["methods"].values():
+        if row["slower"]["16"][0] < 100:
+            assert "{:.2f} ({:.2f}-{:.2f})".format(*row["slower"]["16"]) in COMPARISONS
