@@ -331,9 +331,9 @@ def _spread(tokens: Tensor, selection: Selection, fill: float | str) -> Tensor:
             places = _places_on(selection)
             far = torch.cdist(places, places).masked_fill(~there.unsqueeze(1), torch.inf)
             sources, there = sources.gather(1, far.argmin(dim=2)), torch.ones_like(there)
-        weights = there / there.sum(1, keepdim=True)
         value = 0.0
         if fill == "mean":
+            weights = there / there.sum(1, keepdim=True)
             found = take_rows(tokens, sources.clamp(min=0))
             value = (found * weights.unsqueeze(2).to(tokens.dtype)).sum(1, keepdim=True)
     dense = take_rows(tokens, sources.clamp(min=0))

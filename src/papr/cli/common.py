@@ -27,8 +27,6 @@ errors = Console(stderr=True)
 #: The least speed-up that is worth the patches it costs.
 PAYS = 1.05
 
-#: How pictures that papr draws end, so that no photograph of the user's is overwritten.
-
 _T = TypeVar("_T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

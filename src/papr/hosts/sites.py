@@ -27,8 +27,9 @@ class Site(Grafted):
         state, prefix = self._papr, self._papr.facts.prefix_tokens
         if state.ranked:
             chosen = state.take(again=True)
-            state.placed(chosen.places(chosen.ranked()), chosen.indices.shape[1])
-            return gather(tokens, chosen.ranked(), prefix)
+            order = chosen.ranked()
+            state.placed(chosen.places(order), order.shape[1])
+            return gather(tokens, order, prefix)
         if state.config.pool:
             tokens, places = drop_and_pool(
                 tokens, state.take(again=True), prefix, state.config.pool
