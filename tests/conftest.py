@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 SHARED = Path(os.environ.get("PAPR_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
@@ -58,3 +59,15 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the data folder {SHARED} (set PAPR_SHARED)")
     return SHARED
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two images of one name in two folders, one of them grey, and a broken one."""
+    folder = tmp_path / "photographs"
+    (folder / "more").mkdir(parents=True)
+    noise = torch.randint(256, (60, 90, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).save(folder / "a.png")
+    Image.fromarray(noise[..., 0]).save(folder / "more" / "a.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder

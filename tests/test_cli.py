@@ -23,18 +23,6 @@ def papr_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """Two images of one name in two folders, one of them grey, and a broken one."""
-    folder = tmp_path / "photographs"
-    (folder / "more").mkdir(parents=True)
-    noise = torch.randint(256, (60, 90, 3), dtype=torch.uint8).numpy()
-    Image.fromarray(noise).save(folder / "a.png")
-    Image.fromarray(noise[..., 0]).save(folder / "more" / "a.png")
-    (folder / "broken.jpg").write_bytes(b"no image")
-    return folder
-
-
 def test_mask(photographs: Path, tmp_path: Path) -> None:
     done = papr_process(
         "mask", str(photographs), "--out", str(tmp_path / "o"), "--keep", "0.25", "--size", "64"

