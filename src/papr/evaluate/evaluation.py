@@ -1,6 +1,6 @@
 """A host dense and pruned on a data set: what it costs in answers, and what it saves in time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan
 from papr.evaluate.preparing import prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, run
 from papr.evaluate.sources import Source, open_source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
@@ -36,7 +36,7 @@ def evaluate(
     batch: int | None = None,
     part: int | None = None,
     workers: int | None = None,
-    watch: Callable[[int, int | None], object] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Answer every sample with the dense host and each configuration, and compare.
 
@@ -56,7 +56,7 @@ def evaluate(
         batch: samples a call; None for 64 on a GPU, 16 elsewhere.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.
-        watch: called with samples done since the last call, and how many there are, or None.
+        watch: called with samples done since the last call, and how many there are to do, or None.
 
     Returns:
         The figures of all sessions together; `speedup` is batch by batch, in turns.
@@ -88,7 +88,6 @@ def evaluate(
     }
     plan = make_plan(data, batch or (64 if weight.is_cuda else 16), part)
     folder = Folder(Path(out))
-    total = data.length
     with joined() as ranks:
         run(
             folder,
@@ -100,7 +99,7 @@ def evaluate(
             workers=workers,
             ranks=ranks,
             pin=weight.is_cuda,
-            watch=None if watch is None else lambda done: watch(done, total),
+            watch=watch,
         )
         report = _report(folder, data, host, found, keys)
         if ranks.first:

@@ -29,6 +29,8 @@ from papr.evaluate.sources import Source
 from papr.files import atomic, check_folder, write_json
 
 _META = b"papr"
+#: Samples done since the last call, and how many there are to do, or None.
+Watch = Callable[[int, int | None], object]
 CONFIGURATION, ROWS, SUMMARY = "configuration.json", "rows", "summary.json"
 
 
@@ -181,7 +183,7 @@ def run(
     workers: int | None = None,
     ranks: Ranks | None = None,
     pin: bool = False,
-    watch: Callable[[int], object] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Answer every sample that has no row yet. All rows are there when this returns.
 
@@ -196,8 +198,8 @@ def run(
         workers: processes that decode ahead; see `loading.loader`.
         ranks: this process among those of the run; None where it is alone.
         pin: see `loading.loader`.
-        watch: called with the number of samples that are done, after each batch, and first with
-            those found done.
+        watch: called with samples done since the last call and how many this process has to do in
+            all, or None where only reading tells; first with those found done.
 
     Raises:
         ConfigError: the folder has rows of another configuration.
@@ -217,12 +219,29 @@ def run(
         work = [shard for shard in range(len(source.shards)) if shard not in finished]
     else:
         work = [part for part in plan.parts(source) if part not in done]
-        if watch is not None:
-            watch(sum(min(plan.part, source.length - p.number * plan.part) for p in done))
     mine = ranks.share(work)
+    count = _counter(source, plan, done, mine, watch)
     batches = loader(source, plan, mine, prepare, done=done, workers=workers, pin=pin)
-    _answer_all(folder, iter(batches), answer, ranks.rank, watch)
+    _answer_all(folder, iter(batches), answer, ranks.rank, count)
     ranks.wait()
+
+
+def _counter(
+    source: Source, plan: Plan, done: set[Part], mine: list[Any], watch: Watch | None
+) -> Callable[[int], object]:
+    """Tells `watch` of samples; it has been told of those found done."""
+    if watch is None:
+        return lambda samples: None
+    if source.length is None:
+        watch(0, None)
+        return lambda samples: watch(samples, None)
+    length = source.length
+    before, left = (
+        sum(min(plan.part, length - part.number * plan.part) for part in parts)
+        for parts in (done, mine)
+    )
+    watch(before, before + left)
+    return lambda samples: watch(samples, before + left)
 
 
 def _answer_all(
@@ -230,7 +249,7 @@ def _answer_all(
     batches: Iterator[Batch],
     answer: Answer,
     rank: int,
-    watch: Callable[[int], object] | None,
+    count: Callable[[int], object],
 ) -> None:
     waiting: dict[Part, _Open] = {}
     waited, since = 0.0, time.perf_counter()
@@ -252,5 +271,4 @@ def _answer_all(
             waited, since = 0.0, now
             rows = pa.concat_tables([answer.schema.empty_table(), *open_part.tables])
             folder.write(batch.part, rows, open_part.skipped, batch.ends)
-        if watch is not None:
-            watch(len(batch.ids) + len(batch.skipped))
+        count(len(batch.ids) + len(batch.skipped))
