@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, compare, compare_cam, demo, export, mask, video
+from papr.cli import bench, compare, compare_cam, demo, evaluate, export, mask, video
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(mask.mask)
 app.command()(bench.bench)
 app.command()(compare.compare)
 app.command()(compare_cam.compare_cam)
+app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
 app.command()(video.video)
 
