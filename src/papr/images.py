@@ -1,5 +1,11 @@
 """Photographs in, patches out: what needs a proposal but no host."""
 
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -16,8 +22,12 @@ from papr.significance import to_grid
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
-
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 _LONGEST = 32  # sides; beyond, resizing a line of pixels would fill the memory
+
+
+# Without a handler of its own, what Pillow logs of broken files would go to standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ImageError(PaprError, ValueError):
@@ -33,7 +43,9 @@ def find_images(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
+            )
             if not inside:
                 raise ImageError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, none")
             found += inside
@@ -45,26 +57,94 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 
 def load_image(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """Read a photograph as RGB, turned as its EXIF says.
+    """Read a photograph as RGB, turned as its EXIF says; of an animation the first picture.
+
+    Transparency is dropped, as torchvision and timm do. 16 bits become 8 by division by 257. Damage
+    that the format itself cannot show (a changed byte in the data of a JPEG) stays unseen.
 
     Args:
         source: a file, or what is in it.
         name: of the file, for messages; its path where None.
 
     Raises:
-        ImageError: the file cannot be read or decoded.
+        ImageError: the file cannot be read or decoded, has more pixels than Pillow takes
+            (`PIL.Image.MAX_IMAGE_PIXELS`, twice), or levels of unknown range (floats, 32 bits).
     """
-    path = name or source if isinstance(source, Path) else name
+    path = name or source if isinstance(source, Path) else name or "in memory"
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken tags and large pictures
+            return _load(source)
+    except UnidentifiedImageError:  # its message has an address in memory
+        reason = "it is none, or of a kind that Pillow does not know"
+    except Exception as error:  # Pillow raises whatever a broken file makes of its code
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise ImageError(f"cannot read the image {path}: {reason}")
+
+
+def _load(source: Path | bytes) -> Image.Image:
+    if isinstance(source, Path):
+        _check_regular(source)
+    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _without_complaints(image.format):
+            image.load()
+        upright: Image.Image = image
+        with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits: convert() would cut them off at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8))
-            return upright.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ImageError(f"cannot read the image {path}: {error}") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"cannot read the image {path}: {error}") from None
+        return _to_eight_bits(upright, image).convert("RGB")
+
+
+def _check_regular(path: Path) -> None:
+    """A folder, a pipe, a link to nothing: what opening would wait for, or name badly."""
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"it is a link to {path.readlink()}, which does not exist")
+    if path.exists() and not path.is_file():
+        raise OSError("it is a folder" if path.is_dir() else "it is no regular file")
+
+
+def _to_eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """Levels beyond 255 scaled; convert() would cut them off. Others are left as they are."""
+    if image.mode == "F" or (image.mode == "I" and opened.format == "TIFF"):
+        raise ValueError(f"expected 8 or 16 bits, got mode {image.mode} of unknown range")
+    if not image.mode.startswith("I"):
+        return image
+    bits = getattr(opened, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    if tuple(bits) != (16,):
+        raise ValueError(f"expected 8 or 16 bits, got {bits[0]}")
+    return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+
+
+@contextlib.contextmanager
+def _without_complaints(kind: str | None) -> Iterator[None]:
+    """Keep back what libtiff writes to the process's standard error."""
+    if kind != "TIFF":
+        yield
+        return
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def check_shape(width: int, height: int, what: str = "an image") -> None:
+    """Refuse a line of pixels, which would fill the memory when its shorter side is resized.
+
+    Raises:
+        ImageError: one side is more than 32 times the other.
+    """
+    if max(width, height) > _LONGEST * min(width, height):
+        raise ImageError(
+            f"expected {what} at most {_LONGEST} times as long as wide, got {(width, height)}"
+        )
 
 
 def fit(image: Image.Image, size: int, patch: int, square: bool = False) -> Image.Image:
@@ -76,10 +156,7 @@ def fit(image: Image.Image, size: int, patch: int, square: bool = False) -> Imag
         patch: the patch's side, in pixels.
         square: crop to size x size instead.
     """
-    if max(image.size) > _LONGEST * min(image.size):
-        raise ImageError(
-            f"expected an image at most {_LONGEST} times as long as wide, got {image.size}"
-        )
+    check_shape(*image.size)
     scale = size / min(image.size)
     resized = image.resize(
         (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
