@@ -114,6 +114,9 @@ def make_batch(
         if isinstance(item, Skipped):
             batch.skipped.append(item)
             continue
+        if item.fault:
+            batch.skipped.append(Skipped(position, item.id, item.fault))
+            continue
         try:
             found = prepare(item)
         except (PaprError, MemoryError) as error:

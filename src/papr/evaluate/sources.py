@@ -1,9 +1,11 @@
 """What a run reads: samples in a fixed order, in one shard or many, not decoded yet."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,13 @@ class Item:
         id: its name there: a path inside the folder, a key, a row's number.
         label: class index of the host, or None where it is unknown.
         content: what `prepare` decodes: a path, or the bytes of a file.
+        fault: why it cannot be used, where that is known before it is decoded; else empty.
     """
 
     id: str
     label: int | None
     content: Path | bytes
+    fault: str = ""
 
 
 class Source(ABC):
@@ -97,7 +101,7 @@ class Folder(Source):
     def item(self, number: int) -> Item:
         """The image with that number."""
         label = None if self.labels is None else self.labels[number]
-        return Item(self.paths[number], label, self.root / self.paths[number])
+        return Item(readable(self.paths[number]), label, self.root / self.paths[number])
 
     def identity(self) -> dict[str, Any]:
         """Names and labels, not where the folder lies."""
@@ -159,8 +163,21 @@ def take(source: Source, count: int) -> Source:
     """The first `count` samples of a source, or all where it has no more."""
     if source.length is not None:
         return source if source.length <= count else Chosen(source, list(range(count)))
-    items = (item for shard in range(len(source.shards)) for item in source.items(shard))
+    items = (item for shard in range(len(source.shards)) for item in _to_its_end(source, shard))
     return Held(source, list(islice(items, count)))
+
+
+def _to_its_end(source: Source, shard: int) -> Iterator[Item]:
+    """The samples of a shard; where it breaks off, that is the last of them."""
+    try:
+        yield from source.items(shard)
+    except DataError as error:
+        yield Item(source.shards[shard], None, b"", str(error))
+
+
+def readable(name: str) -> str:
+    r"""A file's name as Unicode; bytes of it that are none as \xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -169,31 +186,6 @@ def digest(lines: Iterable[str]) -> str:
     for line in lines:
         found.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return found.hexdigest()[:16]
-
-
-def open_folder(root: Path, classes: int | None) -> Folder:
-    """A folder of images through timm's reader.
-
-    Args:
-        root: searched to the bottom.
-        classes: how many the host has; labels that cannot be theirs are not used, and said.
-
-    Raises:
-        DataError: no image is there.
-    """
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-
-    if not root.is_dir():
-        raise DataError(f"expected a folder of images, got {root}")
-    found, numbers = find_images_and_targets(str(root), types=SUFFIXES)
-    if not found:
-        raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {root}, none")
-    paths = [Path(path).relative_to(root).as_posix() for path, _ in found]
-    known = set(paths)
-    files = (p.relative_to(root).as_posix() for p in sorted(root.rglob("*")) if p.is_file())
-    names = sorted(numbers, key=numbers.__getitem__)
-    labels, note = number_labels([names[target] for _, target in found], classes)
-    return Folder(root, paths, labels, [path for path in files if path not in known], note)
 
 
 def number_labels(names: Sequence[str], classes: int | None) -> tuple[list[int] | None, str]:
@@ -206,16 +198,14 @@ def number_labels(names: Sequence[str], classes: int | None) -> tuple[list[int] 
         names: one a sample.
         classes: how many the host has; None where it does not classify.
     """
-    from timm.data import ImageNetInfo
     from timm.utils.misc import natural_key
 
     distinct = sorted(set(names), key=natural_key)
     if not classes:
         return None, "the host does not classify: labels are not used"
-    if classes == 1000:
-        index = {name: i for i, name in enumerate(ImageNetInfo().label_names())}
-        if all(name in index for name in distinct):
-            return [index[name] for name in names], ""
+    index = wordnet() if classes == 1000 else {}
+    if all(name in index for name in distinct):
+        return [index[name] for name in names], ""
     if len(distinct) == classes:
         index = {name: i for i, name in enumerate(distinct)}
         return [index[name] for name in names], ""
@@ -223,22 +213,73 @@ def number_labels(names: Sequence[str], classes: int | None) -> tuple[list[int] 
     return None, f"{what} for the host's {classes} classes: labels are not used"
 
 
-#: What tells the kinds of data apart, in the order in which they are asked; each returns None
-#: where the data is not of its kind. A new kind is one opener here.
-Opener = Callable[[str, int | None], Source | None]
+@cache
+def wordnet() -> dict[str, int]:
+    """ImageNet's class indices by WordNet id."""
+    from timm.data import ImageNetInfo
+
+    return {name: i for i, name in enumerate(ImageNetInfo().label_names())}
 
 
-def open_source(data: str | Path, classes: int | None = None) -> Source:
-    """The samples that `data` names.
+def open_source(
+    data: str | Path,
+    classes: int | None = None,
+    *,
+    clips: bool = False,
+    root: str | Path | None = None,
+) -> Source:
+    """The samples that `data` names, of whatever kind it is.
 
     Args:
-        data: a folder of images.
+        data: one of
+            - a folder: of images, in folders by class or not; where there is none, of WebDataset
+              shards (.tar), of Parquet files, or what `datasets` saved there;
+            - a file: an image, a shard, a .parquet, or a list (.txt, .csv: a path and a class
+              number per line, see `papr.video.read_labels`);
+            - shards by a pattern or an address: `shards/{000..009}.tar`, `pipe:...`,
+              `https://...`, opened by `webdataset`;
+            - `NAME:SPLIT` or `hfds/NAME[/CONFIG][:SPLIT[:LABEL]]`, a data set of the Hugging Face
+              hub, and the column of its labels where it has several. `:SPLIT` fits a saved folder
+              too.
         classes: how many classes the host has, for labels; None where it does not classify.
+        clips: the host takes clips: videos are looked for in folders, and taken as files.
+        root: the folder that relative paths in a list start from; None for the list's own.
 
     Raises:
-        DataError: nothing that can be read is there.
+        DataError: nothing that can be read is there, or it is no list and has a root.
     """
-    path = Path(data)
-    if not path.exists():
-        raise DataError(f"expected a folder of images, {path} does not exist")
-    return open_folder(path, classes)
+    from papr.evaluate import folders, huggingface, shards
+
+    text, path = str(data), Path(data)
+    listed = path.suffix.lower() in (".txt", ".csv")
+    if root is not None and not listed:
+        raise DataError(f"expected a list (.txt, .csv) with a root, got {text}")
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises at names that are too long
+        return _open_directory(path, classes, clips)
+    if os.path.lexists(path):
+        if listed:
+            return folders.open_list(path, classes, Path(root) if root else None, clips=clips)
+        if folders.suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
+            return folders.open_file(path, clips=clips)
+    if not clips and shards.names_shards(text):
+        return shards.open_shards(text, classes)
+    if not clips and huggingface.names_data_set(text):
+        return huggingface.open_data_set(text, classes)
+    what = "is none of these" if os.path.lexists(path) else "does not exist"
+    kinds = "a video, a folder or a list of them" if clips else "images, shards or a data set"
+    raise DataError(f"expected {kinds}, {text} {what}")
+
+
+def _open_directory(path: Path, classes: int | None, clips: bool) -> Source:
+    from papr.evaluate import folders, huggingface, shards
+
+    if not clips and huggingface.is_saved(path):
+        return huggingface.open_data_set(str(path), classes)
+    seen = folders.look(path)
+    if not clips and not seen.of(SUFFIXES):
+        inside = [str(path / file) for file in seen.files]
+        if found := [file for file in inside if shards.is_shard(file)]:
+            return shards.open_files(found, classes)
+        if found := [file for file in inside if file.endswith(".parquet")]:
+            return huggingface.open_tables(found, classes)
+    return folders.open_folder(path, classes, clips=clips, seen=seen)
