@@ -77,13 +77,39 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
         width = fields.get("hidden_size")
         more = {} if width is None else {"intermediate_size": 4 * width}
         config = getattr(transformers, kind)(**fields, **more, num_labels=400)
-        model = transformers.AutoModelForVideoClassification.from_config(config)
+        with _same_draws():
+            model = transformers.AutoModelForVideoClassification.from_config(config)
         return model.eval(), False
     return _from_hub(
         transformers.AutoModelForVideoClassification,
         name,
         f"without a download there are {', '.join(VIDEO_HOSTS)}, with random weights",
     )
+
+
+def takes_clips(name: str) -> bool:
+    """Whether a name is that of a video host, for `create_video`, by transformers' configuration.
+
+    Args:
+        name: anything; what is not known to be a video host is none.
+    """
+    import timm
+
+    if name in VIDEO_HOSTS:
+        return True
+    known = "/" in name or Path(name).is_dir()
+    if timm.is_model(name) or name.startswith("torchvision/") or not known:
+        return False
+    if importlib.util.find_spec("transformers") is None:
+        return False
+    from transformers import PretrainedConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES as FAMILIES,
+    )
+
+    with contextlib.suppress(OSError, ValueError), _patient_only_online():
+        return PretrainedConfig.get_config_dict(name)[0].get("model_type") in FAMILIES
+    return False
 
 
 def create_classifier(
@@ -179,7 +205,7 @@ def _same_draws() -> Iterator[None]:
 def _from_hub(kind: Any, name: str, otherwise: str) -> tuple[nn.Module, bool]:
     """A model of transformers in eval mode, and whether all its weights were found."""
     try:
-        with _patient_only_online(), _without_bars():
+        with _patient_only_online(), _without_bars(), _same_draws():
             model, found = kind.from_pretrained(name, output_loading_info=True)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ConfigError(f"cannot load {name} ({one_line(error)}); {otherwise}") from error

@@ -32,6 +32,8 @@ from papr.cli.hosting import (
     Model,
     NumClasses,
     Rate,
+    Root,
+    Views,
     Workers,
     first,
     make_host,
@@ -69,6 +71,8 @@ def evaluate(
         ),
     ] = None,
     limit: Limit = None,
+    root: Root = None,
+    views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
     out_dir: Annotated[
@@ -94,8 +98,7 @@ def evaluate(
     --keep 1.0,0.7,0.5
     """
     from papr.evaluate import evaluate as run
-    from papr.evaluate import open_source
-    from papr.evaluate.answers import class_count
+    from papr.evaluate import open_for, prepare_for
     from papr.evaluate.sources import take
 
     configs = [
@@ -110,7 +113,7 @@ def evaluate(
         for fraction in parse_keeps(keep)
     ]
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
-    source = open_source(data, class_count(host))
+    source = open_for(host, data, root)
     source = source if limit is None else take(source, limit)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate() as bar:
@@ -120,6 +123,7 @@ def evaluate(
             configs,
             out_dir,
             name=model,
+            prepare=prepare_for(host, model, views),
             batch=batch,
             part=part,
             workers=workers,

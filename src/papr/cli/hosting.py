@@ -12,20 +12,34 @@ from torch import nn
 
 from papr.cli.common import DTYPES, errors, out, parse_list
 from papr.environment import pick_device
-from papr.hub import create_classifier
+from papr.errors import ConfigError
+from papr.hub import VIDEO_HOSTS, create_classifier, create_video, takes_clips
+from papr.video import POLICIES
 
 Model = Annotated[
     str,
     typer.Option(
         help="The host: a timm model, torchvision/ and one of its models, or a folder or hub name "
-        "of an image classifier of transformers."
+        f"of a classifier of transformers, of images or videos; or {', '.join(VIDEO_HOSTS)}."
     ),
 ]
 Data = Annotated[
     str,
     typer.Option(
-        help="A folder of images (in folders by class, or not), WebDataset shards "
-        "(shards/{000..009}.tar), a Hugging Face data set, or a list of videos (.txt, .csv)."
+        help="A folder of images or videos (in folders by class, or not), WebDataset shards "
+        "(a folder, shards/{000..009}.tar, https://...), Parquet files, a Hugging Face data set "
+        "(save_to_disk's folder, NAME:SPLIT), or a list of videos with classes (.txt, .csv)."
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Where the paths in a list start; its own folder by default."),
+]
+Views = Annotated[
+    str,
+    typer.Option(
+        help=f"Views of a video, among {', '.join(POLICIES)}: which frames and crops its answer "
+        "is the mean of. videomae has 15, as published accuracies; uniform 1."
     ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="A file of the timm model's own weights.")]
@@ -60,7 +74,15 @@ def make_host(
     if device == "auto" and rank is not None and torch.cuda.is_available():
         device = f"cuda:{int(rank) % torch.cuda.device_count()}"
     target = pick_device(device)
-    host, weights = create_classifier(model, checkpoint, num_classes)
+    if takes_clips(model):
+        if checkpoint is not None or num_classes is not None:
+            raise ConfigError(
+                f"expected a timm model with --checkpoint, got the video host {model}"
+            )
+        host, trained = create_video(model)
+        weights = "pretrained" if trained else "random"
+    else:
+        host, weights = create_classifier(model, checkpoint, num_classes)
     return host.to(device=target, dtype=kind), weights
 
 

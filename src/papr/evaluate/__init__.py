@@ -9,7 +9,7 @@ if importlib.util.find_spec("pyarrow") is None:
 
 from papr.evaluate.contenders import Contender, contenders
 from papr.evaluate.evaluation import evaluate
-from papr.evaluate.preparing import ImageFile, prepare_for
+from papr.evaluate.preparing import ImageFile, VideoFile, open_for, prepare_for
 from papr.evaluate.sources import DataError, Source, open_source
 from papr.evaluate.summary import Report, Result
 
@@ -20,8 +20,10 @@ __all__ = [
     "Report",
     "Result",
     "Source",
+    "VideoFile",
     "contenders",
     "evaluate",
+    "open_for",
     "open_source",
     "prepare_for",
 ]

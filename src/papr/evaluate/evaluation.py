@@ -10,14 +10,13 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.answers import class_count
 from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
 from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan
-from papr.evaluate.preparing import prepare_for
+from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.ranks import joined
 from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
-from papr.evaluate.sources import Source, open_source
+from papr.evaluate.sources import Source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
 from papr.hosts.inputs import pixel_shape
@@ -54,7 +53,7 @@ def evaluate(
             is what finds the host's own preprocessing.
         rivals: further contenders, such as baselines.
         prepare: decodes a sample; None for what the host's own library does.
-        batch: samples a call; None for 64 on a GPU, 16 elsewhere.
+        batch: samples a call; None for 64 on a GPU, 16 elsewhere, or as many views of videos.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.
         watch: called with samples done since the last call, and how many there are to do, or None.
@@ -68,7 +67,7 @@ def evaluate(
         UnsupportedModelError: the host cannot be pruned.
     """
     if not isinstance(data, Source):
-        data = open_source(data, class_count(host))
+        data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
     found = [*contenders(host, configs, *_statistics(prepare)), *rivals]
     weight = next(host.parameters())
@@ -87,7 +86,7 @@ def evaluate(
             for key, contender in zip(keys, found, strict=True)
         ]
     }
-    plan = make_plan(data, batch or (64 if weight.is_cuda else 16), part)
+    plan = make_plan(data, batch or _usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
     folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
     with joined() as ranks:
@@ -110,6 +109,12 @@ def evaluate(
         report = ranks.agree(report)
     assert report is not None
     return report
+
+
+def _usual_batch(gpu: bool, prepare: Prepare) -> int:
+    """Samples a call: about 64 views on a GPU, 16 elsewhere."""
+    most = 64 if gpu else 16
+    return most // min(most, getattr(prepare, "views", 1))
 
 
 def _report(

@@ -1,7 +1,8 @@
 """From a file to what the host takes, as the host's own library does it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
-from papr.errors import ConfigError
-from papr.evaluate.sources import Item
+from papr.errors import ConfigError, VideoError, one_line
+from papr.evaluate.answers import class_count
+from papr.evaluate.sources import Item, Source, open_source
 from papr.hosts.inputs import pixel_shape
-from papr.hub import load_processor
-from papr.images import load_image
+from papr.hub import load_processor, video_statistics
+from papr.images import ImageError, check_shape, load_image
+from papr.video import POLICIES, Policy, open_video, read_views, views
 
 #: An upright RGB image to normalised pixels (3, H, W).
 Transform = Callable[[Image.Image], Tensor]
@@ -42,9 +45,100 @@ class ImageFile:
         """(1, 3, H, W).
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or is a line of pixels.
         """
-        return self.transform(load_image(item.content, item.id)).unsqueeze(0)
+        image = load_image(item.content, item.id)
+        try:
+            check_shape(*image.size)
+            return self.transform(image).unsqueeze(0)
+        except MemoryError:
+            raise
+        except Exception as error:  # a library's transform may take no picture of this shape
+            raise ImageError(f"cannot prepare the image {item.id}: {one_line(error)}") from None
+
+
+@dataclass
+class VideoFile:
+    """Decodes the views of a video: (V, T, 3, S, S), normalised.
+
+    Attributes:
+        policy: which frames and crops; see `papr.video.views`.
+        mean: what the host's pixels are normalised with.
+        std: likewise.
+        backend: who decodes; see `papr.video.open_video`.
+        described: all that in words, for the configuration of a run.
+    """
+
+    policy: Policy
+    mean: Triple
+    std: Triple
+    backend: str = "auto"
+    described: str = field(default="")
+
+    def __post_init__(self) -> None:
+        facts = f"{self.policy}, mean={self.mean}, std={self.std}, backend={self.backend}"
+        self.described = self.described or facts
+
+    @property
+    def views(self) -> int:
+        """How many views a video has, at most."""
+        return self.policy.windows * self.policy.crops
+
+    def __call__(self, item: Item) -> Tensor:
+        """(V, T, 3, S, S).
+
+        Raises:
+            VideoError: the video cannot be read.
+            ImageError: its frames are lines of pixels.
+        """
+        if not isinstance(item.content, Path):
+            raise VideoError(f"expected a file of a video, {item.id} lies within another")
+        with open_video(item.content, self.backend) as video:
+            check_shape(video.width, video.height, "a video")
+            chosen = views(self.policy, video.frames, video.height, video.width)
+            return read_views(video, chosen, self.mean, self.std)
+
+
+def takes_clips(host: nn.Module) -> bool:
+    """Whether a host's pixels are clips."""
+    return len(pixel_shape(host)) == 4
+
+
+def open_for(host: nn.Module, data: str | Path, root: str | Path | None = None) -> Source:
+    """The samples that `data` names, as a host takes them: images or videos, its classes.
+
+    Args:
+        host: the one to be asked.
+        data: see `open_source`.
+        root: likewise.
+
+    Raises:
+        DataError: nothing that can be read is there.
+    """
+    return open_source(data, class_count(host), clips=takes_clips(host), root=root)
+
+
+def video_file(host: nn.Module, name: str, policy: str | Policy = "videomae") -> VideoFile:
+    """What a video host's protocol does with a video.
+
+    Args:
+        host: of square clips.
+        name: what `papr.hub.create_video` made it of.
+        policy: one of `papr.video.POLICIES`, whose frames and size become the host's; or a policy,
+            taken as it is. "videomae" is the protocol of published accuracies, 5 clips x 3 crops;
+            "uniform" a single view of the whole video, 15 times as fast.
+
+    Raises:
+        ConfigError: the host takes no square clips, or no policy has that name.
+    """
+    shape = pixel_shape(host)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ConfigError(f"expected a host of square clips (T, C, S, S), got pixels {shape}")
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise ConfigError(f"expected views among {', '.join(POLICIES)}, got {policy!r}")
+        policy = replace(POLICIES[policy], clip=shape[0], size=shape[2])
+    return VideoFile(policy, *video_statistics(host, name))
 
 
 def timm_transform(host: nn.Module, crop: float | None = None) -> ImageFile:
@@ -83,20 +177,25 @@ class _Processor:
         return str(self.processor.to_json_string())
 
 
-def prepare_for(host: nn.Module, name: str) -> ImageFile:
-    """What the host's own library does with an image before it.
+def prepare_for(
+    host: nn.Module, name: str, policy: str | Policy = "videomae"
+) -> ImageFile | VideoFile:
+    """What the host's own library does with an image, or a video, before it.
 
     Args:
-        host: of images.
-        name: what `papr.hub.create_classifier` made it of. Of transformers its processor's file is
-            looked for there; where nothing is known, timm's usual resize and crop to the host's
-            size, with ImageNet's statistics.
+        host: of images, or of square clips.
+        name: what `papr.hub.create_classifier` or `create_video` made it of. Of transformers its
+            processor's file is looked for there; where nothing is known, timm's usual resize and
+            crop to the host's size, with ImageNet's statistics.
+        policy: the views of a video; see `video_file`.
 
     Raises:
-        ConfigError: it takes clips.
+        ConfigError: it takes clips that are not square.
     """
     import timm
 
+    if takes_clips(host):
+        return video_file(host, name, policy)
     if name.startswith("torchvision/"):
         from torchvision.models import get_model_weights
 
