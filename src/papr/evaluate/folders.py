@@ -56,7 +56,7 @@ def look(root: Path) -> Look:
     for folder, inner, names in os.walk(top, onerror=note, followlinks=True):
         way = above.pop(folder)
         for name in inner:
-            path = str(Path(folder, name))
+            path = os.path.join(folder, name)  # noqa: PTH118 - as os.walk names it
             link = os.path.islink(path)  # noqa: PTH114 - Path's raises where it may not look
             real = str(Path(path).resolve()) if link else f"{way[-1]}{os.sep}{name}"
             if link and real in way:
