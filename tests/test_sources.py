@@ -86,6 +86,13 @@ def test_a_folder_is_read_in_natural_order_and_what_is_none_is_named(tmp_path: P
     assert (source.kind, source.note) == ("folder", "")
 
 
+def test_word_net_ids_count_at_any_level(tmp_path: Path) -> None:
+    names = ["n01440764/images/1.png", "val/n01443537/images/2.png"]
+    source = open_source(touch(tmp_path, *names), 1000)
+    assert ([source.item(i).label for i in (0, 1)], source.note) == ([0, 1], "")
+    assert open_source(touch(tmp_path, "more/images/3.png"), 1000).item(0).label is None
+
+
 def test_a_flat_folder_and_one_file_have_no_labels(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "2.png")
     flat, one = open_source(tmp_path, 3), open_source(str(tmp_path / "2.png"), 3)
