@@ -27,7 +27,7 @@ from common import SHARED, parser, photographs, save
 from papr import prune, selection
 from papr.baselines.cams import folded
 from papr.budgets import budgets, fit
-from papr.cli.common import pick_device
+from papr.environment import pick_device
 from papr.files import atomic
 from papr.images import keep_visible
 from papr.measure import interleave

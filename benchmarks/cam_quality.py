@@ -17,8 +17,9 @@ from torch import Tensor
 from common import SHARED, parser, photographs, save
 from papr.baselines import centre_scores, random_scores
 from papr.baselines.cams import METHODS, cam, folded
-from papr.cli.common import pick_device, progress
+from papr.cli.common import progress
 from papr.compare.cams import CamQuality, spread
+from papr.environment import pick_device
 from papr.images import keep_visible
 from papr.proposals import Proposal, embedded
 from papr.selecting import kept_count, select

@@ -7,9 +7,9 @@ user, and Grad-CAM on the network as it is loaded, its batch norms not folded.
 
 from common import SHARED, parser, photographs, save
 from papr.baselines.cams import METHODS, Cam, cam
-from papr.cli.common import pick_device
 from papr.cli.compare_cam import both_ways, describe
 from papr.compare.cams import spread, time_cams
+from papr.environment import pick_device
 from papr.proposals import embedded
 
 BATCH = 16

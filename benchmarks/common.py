@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from papr.cli.common import environment, pick_device
-from papr.files import write_text
+from papr.environment import environment, pick_device
+from papr.files import write_json
 from papr.images import fit, load_image, to_pixels
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def save(path: Path, device: str, **figures: object) -> None:
         "environment": environment(used),
         **figures,
     }
-    write_text(path, json.dumps(report, indent=1) + "\n")
+    write_json(path, report)
     print(f"written to {path}")
 
 

@@ -13,7 +13,7 @@ import torch
 
 import papr
 from common import parser, save
-from papr.cli.common import describe_device
+from papr.environment import describe_device
 from papr.exporting import differences
 from papr.exporting.speed import LABELS, compare_runtimes
 from papr.twins import twin

@@ -16,7 +16,7 @@ from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize
 
 import papr
 from common import parser, save
-from papr.cli.common import describe_device, pick_device
+from papr.environment import describe_device, pick_device
 from papr.measure import interleave
 from papr.twins import twin
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from common import SHARED, parser, photographs, save
 from papr.baselines import centre_scores, random_scores, stride_scores
 from papr.baselines.cams import folded
-from papr.cli.common import pick_device
 from papr.compare import compare
+from papr.environment import pick_device
 from papr.images import keep_visible
 from papr.measure import interleave
 from papr.proposals import Proposal, embedded

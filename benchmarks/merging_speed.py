@@ -11,7 +11,7 @@ import torch
 
 from common import parser, save
 from papr import Merge, Proposal, Recut, prune
-from papr.cli.common import pick_device
+from papr.environment import pick_device
 from papr.measure import count_macs, interleave
 from papr.twins import twin
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import papr
 from common import parser, save
-from papr.cli.common import describe_device, pick_device
+from papr.environment import describe_device, pick_device
 from papr.measure import count_macs, interleave, peak_memory
 from papr.twins import twin
 

@@ -11,8 +11,8 @@ import torch
 
 import papr
 from common import parser, save
-from papr.cli.common import describe_device, pick_device
 from papr.compare import compare
+from papr.environment import describe_device, pick_device
 from papr.hub import create_video
 from papr.measure import interleave, peak_memory, quartiles
 from papr.twins import twin

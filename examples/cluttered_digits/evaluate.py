@@ -12,7 +12,6 @@ Writes results.json and prints the table as Markdown.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,9 +32,9 @@ from papr.baselines import (
     random_scores,
     stride_scores,
 )
-from papr.cli.common import environment
 from papr.compare.field import merged_to
-from papr.files import write_text
+from papr.environment import environment
+from papr.files import write_json
 from papr.measure import count_macs, interleave
 from papr.selecting import kept_count
 from papr.twins import twin
@@ -204,7 +203,7 @@ def main() -> None:
         "rounds": args.rounds,
         "rows": rows,
     }
-    write_text(args.json, json.dumps(report, indent=1) + "\n")
+    write_json(args.json, report)
     print(table(rows))
     print(f"written to {args.json}")
 

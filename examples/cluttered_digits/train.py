@@ -13,7 +13,6 @@ OUT/host.json and OUT/proposal.json at the end. Then run evaluate.py.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -27,8 +26,8 @@ from torch import Tensor, multiprocessing, nn
 
 import data
 from networks import NAMES, PATCH, WEIGHTS, build, save
-from papr.cli.common import environment
-from papr.files import write_text
+from papr.environment import environment
+from papr.files import write_json
 
 SIDES = (48, 72, data.SIDE)  # pixels, the pictures' as training goes on
 GRID = data.SIDE // PATCH  # patches along each side
@@ -159,7 +158,7 @@ def train(name: str, args: argparse.Namespace) -> None:
     reached = accuracy(model, args.test)
     print(f"{name:8} {reached:.3f} of {args.test} held-out pictures right", flush=True)
     record = _record(args, steps, minutes, reached)
-    write_text(args.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    write_json(args.out / f"{name}.json", record)
 
 
 def _record(

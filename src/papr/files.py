@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, its folder made if needed."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write plain data as JSON atomically, its folder made if needed."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def write_image(path: Path, image: Image.Image) -> None:

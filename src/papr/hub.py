@@ -189,6 +189,15 @@ def processor_statistics(name: str) -> tuple[Triple | None, Triple | None]:
     return None, None
 
 
+def load_processor(name: str) -> Any | None:
+    """The image processor of a model of transformers; None where there is none to be had."""
+    from transformers import AutoImageProcessor
+
+    with contextlib.suppress(OSError, ValueError), _patient_only_online():
+        return AutoImageProcessor.from_pretrained(name)
+    return None
+
+
 def fetch(url: str) -> Path:
     """The file at `url`, downloaded once into torch.hub's folder of checkpoints.
 

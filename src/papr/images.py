@@ -1,5 +1,6 @@
 """Photographs in, patches out: what needs a proposal but no host."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,19 @@ def find_images(paths: list[Path]) -> list[Path]:
     return found
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     """Read a photograph as RGB, turned as its EXIF says.
+
+    Args:
+        source: a file, or what is in it.
+        name: of the file, for messages; its path where None.
 
     Raises:
         ImageError: the file cannot be read or decoded.
     """
+    path = name or source if isinstance(source, Path) else name
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits: convert() would cut them off at 255
                 upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8))

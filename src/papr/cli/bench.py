@@ -1,6 +1,5 @@
 """`papr bench`: is it faster on this machine, and by how much of what it could be?"""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,22 +16,20 @@ from papr.cli.common import (
     Score,
     Stages,
     advise,
-    describe_device,
-    environment,
     out,
     parse_keeps,
     parse_list,
     parse_merge,
     parse_proposal_size,
     parse_stages,
-    pick_device,
     progress,
     speed_table,
 )
 from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL
+from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, write_text
+from papr.files import check_file, write_json
 from papr.hosts.inputs import pixel_shape
 from papr.hub import VIDEO_HOSTS, create, create_video, video_statistics
 from papr.proposals import Proposal
@@ -142,7 +139,7 @@ def bench(
             "environment": environment(target),
             "rows": [row.to_dict() for row in rows],
         }
-        write_text(json_file, json.dumps(report, indent=1) + "\n")
+        write_json(json_file, report)
         out.print(f"written to {json_file}")
 
 

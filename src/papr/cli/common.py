@@ -1,10 +1,7 @@
 """What the commands share: consoles, parsing of lists, tables, devices."""
 
-import os
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -13,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import papr
 from papr.compare import Row
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
@@ -123,53 +119,6 @@ def _parse_sides(text: str | None, name: str) -> object:
             f'expected {name} such as 160, 160x224 or "input", got {text!r}'
         ) from None
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-
-def pick_device(name: str) -> torch.device:
-    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words, for people and result files."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    if device.type == "cpu":
-        return f"{_processor()}, {torch.get_num_threads()} threads"
-    return str(device)
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, to lie beside every stored figure."""
-    import timm
-
-    return {
-        "papr": papr.__version__,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-        "device": describe_device(device),
-        "cpus": os.cpu_count(),
-    }
 
 
 def progress(label: str) -> Progress:

@@ -1,6 +1,5 @@
 """`papr compare`: PaPr beside what it must beat, on the user's own model and pictures."""
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,9 @@ from papr.cli.common import (
     DTYPES,
     ProposalName,
     ProposalSize,
-    describe_device,
-    environment,
     out,
     parse_list,
     parse_size,
-    pick_device,
     progress,
     with_quartiles,
 )
@@ -35,8 +31,9 @@ from papr.compare.field import PAPR, Field, make_field, selections
 from papr.compare.rivals import RivalRow, measure_field
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
 from papr.draw import kept_patches, merged_patches, panel
+from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, check_folder, write_image, write_text
+from papr.files import check_file, check_folder, write_image, write_json
 from papr.hosts import find_plan
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_classifier, processor_statistics
@@ -152,7 +149,7 @@ def compare(
             "missing": found.missing,
             "rows": [row.to_dict() for row in rows],
         }
-        write_text(json_file, json.dumps(report, indent=1) + "\n")
+        write_json(json_file, report)
         out.print(f"written to {json_file}")
     album.reader.report()
 

@@ -1,6 +1,5 @@
 """`papr compare-cam`: PaPr's map against class activation maps, on the user's own pictures."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -15,20 +14,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from papr.baselines.cams import METHODS, Cam, cam, folded
-from papr.cli.common import (
-    environment,
-    out,
-    parse_list,
-    pick_device,
-    progress,
-    with_quartiles,
-)
+from papr.cli.common import out, parse_list, progress, with_quartiles
 from papr.cli.reading import Reader, distinct_names
 from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
+from papr.environment import environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, check_folder, write_image, write_text
+from papr.files import check_file, check_folder, write_image, write_json
 from papr.images import ImageError, find_images, fit, to_pixels
 from papr.measure.curves import STEPS
 from papr.proposals import embedded
@@ -133,7 +126,7 @@ def compare_cam(
         ],
     }
     path = out_dir / "cams.json" if json_file is None else json_file
-    write_text(path, json.dumps(report, indent=1) + "\n")
+    write_json(path, report)
     out.print(f"{len(photographs)} images; figures in {out_dir}, written to {path}")
     reader.report()
 

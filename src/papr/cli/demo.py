@@ -11,9 +11,10 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from papr.cli.common import describe_device, out, progress, speed_table
+from papr.cli.common import out, progress, speed_table
 from papr.compare import compare
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
+from papr.environment import describe_device
 from papr.errors import PaprError
 from papr.files import write_image
 from papr.hub import create

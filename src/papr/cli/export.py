@@ -18,7 +18,6 @@ from papr.cli.common import (
     ProposalName,
     ProposalSize,
     Stages,
-    describe_device,
     errors,
     out,
     parse_proposal_size,
@@ -28,6 +27,7 @@ from papr.cli.common import (
     with_quartiles,
 )
 from papr.config import DEFAULT_PROPOSAL, check_keep
+from papr.environment import describe_device
 from papr.errors import ConfigError, one_line
 from papr.exporting import Exported, differences
 from papr.exporting.speed import LABELS, RuntimeRow, compare_runtimes

@@ -1,6 +1,5 @@
 """`papr video`: see what is kept of a clip over time, and what that saves."""
 
-import json
 import sys
 from dataclasses import replace
 from math import isfinite
@@ -18,18 +17,16 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     advise,
-    describe_device,
-    environment,
     out,
     parse_proposal_size,
-    pick_device,
     progress,
     speed_table,
 )
 from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
+from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_folder, write_text
+from papr.files import check_folder, write_json
 from papr.hosts.inputs import pixel_shape
 from papr.hub import VIDEO_HOSTS, create_video, video_statistics
 from papr.proposals import Proposal
@@ -159,7 +156,7 @@ def video(
         "speed": [row.to_dict() for row in rows],
         "environment": environment(target),
     }
-    write_text(files["json"], json.dumps(report, indent=1) + "\n")
+    write_json(files["json"], report)
     out.print("written: " + ", ".join(str(file) for file in files.values()), soft_wrap=True)
 
 

@@ -64,10 +64,10 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for turn in range(warmup + rounds):
         for name, call in rivals.items():
-            _synchronize(device)
+            synchronize(device)
             start = time.perf_counter()
             call()
-            _synchronize(device)
+            synchronize(device)
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
             if each_turn is not None:
@@ -75,7 +75,8 @@ def interleave(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def _synchronize(device: torch.device | str) -> None:
+def synchronize(device: torch.device | str) -> None:
+    """Wait until the device has done what it was given."""
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,58 @@
+"""The device that runs, and the versions: what must stand beside every stored figure."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import papr
+from papr.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"cannot use the device {name!r}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for people and result files."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "cpu":
+        return f"{_processor()}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, to lie beside every stored figure."""
+    import timm
+
+    return {
+        "papr": papr.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "device": describe_device(device),
+        "cpus": os.cpu_count(),
+    }

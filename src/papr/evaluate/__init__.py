@@ -1,0 +1,27 @@
+"""Data sets: evaluate a host dense and pruned, at any size, and take up where it stopped."""
+
+import importlib.util
+
+from papr.errors import ConfigError
+
+if importlib.util.find_spec("pyarrow") is None:
+    raise ConfigError('expected pyarrow for papr.evaluate: pip install "papr-torch[eval]"')
+
+from papr.evaluate.contenders import Contender, contenders
+from papr.evaluate.evaluation import evaluate
+from papr.evaluate.preparing import ImageFile, prepare_for
+from papr.evaluate.sources import DataError, Source, open_source
+from papr.evaluate.summary import Report, Result
+
+__all__ = [
+    "Contender",
+    "DataError",
+    "ImageFile",
+    "Report",
+    "Result",
+    "Source",
+    "contenders",
+    "evaluate",
+    "open_source",
+    "prepare_for",
+]

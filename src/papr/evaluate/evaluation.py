@@ -1,0 +1,149 @@
+"""A host dense and pruned on a data set: what it costs in answers, and what it saves in time."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from papr.config import PruneConfig
+from papr.environment import environment
+from papr.errors import ConfigError
+from papr.evaluate.answers import class_count
+from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
+from papr.evaluate.evaluator import Evaluator
+from papr.evaluate.loading import Prepare, make_plan
+from papr.evaluate.preparing import prepare_for
+from papr.evaluate.ranks import joined
+from papr.evaluate.runs import SUMMARY, Folder, run
+from papr.evaluate.sources import Source, open_source
+from papr.evaluate.summary import Report, read_times, summarise
+from papr.files import write_json
+from papr.hosts.inputs import pixel_shape
+from papr.measure import count_macs
+
+
+def evaluate(
+    host: nn.Module,
+    data: Source | str | Path,
+    configs: Sequence[float | PruneConfig] = (0.7, 0.5, 0.3),
+    out: str | Path = "papr-eval",
+    *,
+    name: str = "",
+    rivals: Sequence[Contender] = (),
+    prepare: Prepare | None = None,
+    batch: int | None = None,
+    part: int | None = None,
+    workers: int | None = None,
+    watch: Callable[[int, int | None], object] | None = None,
+) -> Report:
+    """Answer every sample with the dense host and each configuration, and compare.
+
+    Under `torchrun` the processes share the work; the rows are those of a single one. A run that
+    was killed is taken up by the same call. Rows lie in `out`/rows as Parquet, one for each sample
+    and contender, figures in `out`/summary.json; see `papr.evaluate.runs`.
+
+    Args:
+        host: in eval mode, on its device, in its dtype; left as it is.
+        data: a source, or what `open_source` takes.
+        configs: keeps or whole configurations, beside the dense host.
+        out: the run's folder.
+        name: what the host was made by: a timm model, or a folder or hub name of transformers. It
+            is what finds the host's own preprocessing.
+        rivals: further contenders, such as baselines.
+        prepare: decodes a sample; None for what the host's own library does.
+        batch: samples a call; None for 64 on a GPU, 16 elsewhere.
+        part: samples a file; see `make_plan`.
+        workers: processes that decode ahead; see `loading.loader`.
+        watch: called with samples done since the last call, and how many there are, or None.
+
+    Returns:
+        The figures of all sessions together; `speedup` is batch by batch, in turns.
+
+    Raises:
+        ConfigError: an option is out of range, or `out` has rows of another configuration.
+        DataError: nothing that can be read is in `data`.
+        UnsupportedModelError: the host cannot be pruned.
+    """
+    if not isinstance(data, Source):
+        data = open_source(data, class_count(host))
+    prepare = prepare or prepare_for(host, name)
+    found = [*contenders(host, configs, *_statistics(prepare)), *rivals]
+    weight = next(host.parameters())
+    common = {
+        "model": name or type(host).__name__,
+        "weights": weights_digest(host),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": weight.device.type,
+        "prepare": getattr(prepare, "described", None) or repr(prepare),
+        "versions": _versions(),
+    }
+    keys = [fingerprint(contender.facts, repr(sorted(common.items()))) for contender in found]
+    configuration = common | {
+        "contenders": [
+            {"configuration": key, "name": contender.name, **contender.facts}
+            for key, contender in zip(keys, found, strict=True)
+        ]
+    }
+    plan = make_plan(data, batch or (64 if weight.is_cuda else 16), part)
+    folder = Folder(Path(out))
+    total = data.length
+    with joined() as ranks:
+        run(
+            folder,
+            data,
+            prepare,
+            Evaluator(found, keys, weight.device, weight.dtype),
+            configuration,
+            plan,
+            workers=workers,
+            ranks=ranks,
+            pin=weight.is_cuda,
+            watch=None if watch is None else lambda done: watch(done, total),
+        )
+        report = _report(folder, data, host, found, keys)
+        if ranks.first:
+            write_json(folder.path / SUMMARY, report.to_dict())
+    return report
+
+
+def _report(
+    folder: Folder, data: Source, host: nn.Module, found: Sequence[Contender], keys: Sequence[str]
+) -> Report:
+    weight = next(host.parameters())
+    shape = pixel_shape(host)
+    one = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
+    macs = [count_macs(contender.model, one) for contender in found]
+    costs = {key: (m.host / 1e9, m.proposal / 1e9) for key, m in zip(keys, macs, strict=True)}
+    named = {key: contender.name for key, contender in zip(keys, found, strict=True)}
+    results = summarise(folder, named, costs)
+    if not results[0].images:
+        skipped = folder.skipped()
+        why = f": {skipped[0].reason}" if skipped else ""
+        raise ConfigError(f"expected a sample that can be read, got none{why}")
+    times = read_times(folder, keys)
+    configuration = folder.configuration()
+    assert configuration is not None
+    return Report(
+        results,
+        folder.skipped(),
+        data.ignored,
+        data.note,
+        times.wall,
+        times.waited,
+        configuration,
+        environment(weight.device),
+    )
+
+
+def _statistics(prepare: Prepare) -> tuple[Any, Any]:
+    return getattr(prepare, "mean", None), getattr(prepare, "std", None)
+
+
+def _versions() -> dict[str, str]:
+    import timm
+
+    import papr
+
+    return {"papr": papr.__version__, "timm": timm.__version__, "torch": torch.__version__}

@@ -1,0 +1,239 @@
+"""Batches for the host, read and decoded ahead of it in other processes.
+
+Which samples stand in which batch depends on the data and the batch size alone: not on how many
+processes read, nor on where a run was taken up. A network's answers depend on the batch in their
+last bits; so the rows of a run are the same whatever happened on the way.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from papr.errors import PaprError
+from papr.evaluate.sources import DataError, Item, Source
+
+#: Decodes a sample into its views, (V, *pixels of the host): one of an image, several of a video.
+#: Raises PaprError where it cannot be read.
+Prepare = Callable[[Item], Tensor]
+
+
+class Part(NamedTuple):
+    """Samples whose rows lie in one file: a slice of a shard, whole batches but for the last."""
+
+    shard: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Sorts as the samples do."""
+        return f"{self.shard:05d}-{self.number:06d}"
+
+
+class Skipped(NamedTuple):
+    """A sample that could not be read."""
+
+    position: int
+    id: str
+    reason: str
+
+
+@dataclass
+class Batch:
+    """Samples that go through the host together.
+
+    Attributes:
+        part: where their rows belong.
+        positions: of each sample in its shard.
+        ids: likewise.
+        labels: likewise; None where unknown.
+        views: how many rows of `pixels` each sample has.
+        pixels: (sum of views, ...); None where no sample could be read.
+        skipped: samples that could not be, which have no row above.
+        closes: whether the part is complete with this batch.
+        ends: whether its shard is.
+    """
+
+    part: Part
+    closes: bool
+    ends: bool
+    positions: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    views: list[int] = field(default_factory=list)
+    pixels: Tensor | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def pin_memory(self) -> "Batch":
+        """For the DataLoader: copies to a GPU need not wait then."""
+        self.pixels = None if self.pixels is None else self.pixels.pin_memory()
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a source is cut into batches and parts.
+
+    Attributes:
+        batch: samples a batch.
+        part: samples a part, a multiple of `batch`.
+    """
+
+    batch: int
+    part: int
+
+    def parts(self, source: Source) -> list[Part]:
+        """All parts of a source without shards."""
+        assert source.length is not None
+        return [Part(0, n) for n in range(-(-source.length // self.part))]
+
+
+#: About a hundred files, none with more rows than this or fewer than that.
+_MOST_ROWS, _LEAST_ROWS, _FILES = 8192, 64, 100
+
+
+def make_plan(source: Source, batch: int, part: int | None = None) -> Plan:
+    """A plan with parts of about `part` samples; None for a hundredth of the source, 64 to 8192."""
+    if part is None:
+        part = 1024 if source.length is None else -(-source.length // _FILES)
+        part = min(_MOST_ROWS, max(_LEAST_ROWS, part))
+    return Plan(batch, max(1, -(-part // batch)) * batch)
+
+
+def make_batch(
+    items: Sequence[Item | Skipped], first: int, prepare: Prepare, batch: Batch
+) -> Batch:
+    """Fill a batch: every item decoded, or named as skipped."""
+    pixels = []
+    for position, item in enumerate(items, first):
+        if isinstance(item, Skipped):
+            batch.skipped.append(item)
+            continue
+        try:
+            found = prepare(item)
+        except (PaprError, MemoryError) as error:
+            reason = " ".join(str(error).split()) or "out of memory"
+            batch.skipped.append(Skipped(position, item.id, reason))
+            continue
+        pixels.append(found)
+        batch.positions.append(position)
+        batch.ids.append(item.id)
+        batch.labels.append(item.label)
+        batch.views.append(len(found))
+    batch.pixels = torch.cat(pixels) if pixels else None
+    return batch
+
+
+class _Indexed(Dataset[Batch]):
+    """Batches of chosen parts of a source whose samples can be had by number."""
+
+    def __init__(self, source: Source, plan: Plan, parts: Sequence[Part], prepare: Prepare) -> None:
+        self.source, self.plan, self.prepare = source, plan, prepare
+        self.starts = [(part, start) for part in parts for start in self._starts(part)]
+
+    def _starts(self, part: Part) -> range:
+        assert self.source.length is not None
+        first = part.number * self.plan.part
+        stop = min(first + self.plan.part, self.source.length)
+        return range(first, stop, self.plan.batch)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Batch:
+        part, start = self.starts[index]
+        assert self.source.length is not None
+        stop = min(start + self.plan.batch, self.source.length)
+        items = [self._item(number) for number in range(start, stop)]
+        closes = index + 1 == len(self.starts) or self.starts[index + 1][0] != part
+        ends = stop == self.source.length
+        return make_batch(items, start, self.prepare, Batch(part, closes, ends))
+
+    def _item(self, number: int) -> Item | Skipped:
+        try:
+            return self.source.item(number)
+        except DataError as error:
+            return Skipped(number, f"sample {number}", str(error))
+
+
+class _Streamed(IterableDataset[Batch]):
+    """Batches of chosen shards; each loader process reads shards of its own."""
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        shards: Sequence[int],
+        done: Set[Part],
+        prepare: Prepare,
+    ) -> None:
+        self.source, self.plan, self.shards, self.prepare = source, plan, shards, prepare
+        self.done = done
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        mine = self.shards if info is None else self.shards[info.id :: info.num_workers]
+        for shard in mine:
+            yield from self._batches(shard)
+
+    def _batches(self, shard: int) -> Iterator[Batch]:
+        items = self._items(shard)
+        first, waiting = 0, list(islice(items, self.plan.batch))
+        while True:
+            following = list(islice(items, self.plan.batch))
+            part, stop = Part(shard, first // self.plan.part), first + len(waiting)
+            closes = not following or stop % self.plan.part == 0
+            if part not in self.done:
+                yield make_batch(waiting, first, self.prepare, Batch(part, closes, not following))
+            if not following:
+                return
+            first, waiting = stop, following
+
+    def _items(self, shard: int) -> Iterator[Item | Skipped]:
+        """The shard's samples; where it breaks off, that is the last of them."""
+        count = 0
+        try:
+            for item in self.source.items(shard):
+                yield item
+                count += 1
+        except DataError as error:
+            yield Skipped(count, self.source.shards[shard], str(error))
+
+
+def loader(
+    source: Source,
+    plan: Plan,
+    work: Sequence[Part] | Sequence[int],
+    prepare: Prepare,
+    *,
+    done: Set[Part] = frozenset(),
+    workers: int | None = None,
+    pin: bool = False,
+) -> "DataLoader[Batch]":
+    """The batches of some of a source's work, in order within each shard.
+
+    Args:
+        source: what is read.
+        plan: how it is cut.
+        work: parts of a source without shards; numbers of shards of one with them.
+        prepare: decodes a sample.
+        done: parts that have their rows already and are left out of their shards.
+        workers: processes that decode ahead; None for one less than there are cores, 8 at most
+            and 1 at least; 0 for none.
+        pin: put pixels where copies to a GPU need not wait.
+    """
+    if workers is None:
+        workers = min(8, max(1, (os.cpu_count() or 2) - 1))
+    data: Any
+    if source.length is None:
+        shards = [unit for unit in work if isinstance(unit, int)]
+        data = _Streamed(source, plan, shards, done, prepare)
+        workers = min(workers, max(1, len(shards)))
+    else:
+        data = _Indexed(source, plan, [unit for unit in work if isinstance(unit, Part)], prepare)
+    return DataLoader(data, batch_size=None, num_workers=workers, pin_memory=pin)

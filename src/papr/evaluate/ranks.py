@@ -1,0 +1,70 @@
+"""Several processes on one run, as `torchrun` starts them: who has which part of the work."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+_T = TypeVar("_T")
+_PATIENCE = timedelta(days=30)  # the slowest may be hours behind; a dead one ends all by torchrun
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: its number, from 0.
+        world: how many there are.
+        local: its number on this machine, which is its GPU's.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that speaks for all."""
+        return self.rank == 0
+
+    def share(self, work: Sequence[_T]) -> list[_T]:
+        """Every world-th piece of work: no piece twice, none padded."""
+        return list(work[self.rank :: self.world])
+
+    def agree(self, value: Any) -> Any:
+        """What the first process has, plain data, for all; the others wait for it."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that `torchrun` started; this one alone where it did not.
+
+    They agree over gloo, on the CPU: no tensor of a host travels between them.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks()
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        if ours:
+            dist.destroy_process_group()

@@ -1,0 +1,256 @@
+"""A run over a data set that can be killed at any moment and taken up again.
+
+A run owns a folder:
+
+    configuration.json       what is run on what; another configuration is refused
+    rows/SHARD-PART.parquet  one row a sample (and contender), each file whole or not there
+    times-RANK.jsonl         seconds of each finished part, one line each, appended
+    summary.json             the figures, when all rows are there
+
+Work is divided into parts (see `loading`); a part's rows are written in one atomic step when its
+last batch is answered. So a killed run loses the parts that were open, at most one for each process
+that reads shards, and the finished rows are those of a run that was never interrupted.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from papr.errors import ConfigError, one_line
+from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, loader
+from papr.evaluate.ranks import Ranks
+from papr.evaluate.sources import Source
+from papr.files import atomic, check_folder, write_json
+
+_META = b"papr"
+CONFIGURATION, ROWS, SUMMARY = "configuration.json", "rows", "summary.json"
+
+
+class Answer(Protocol):
+    """What a run does with a batch."""
+
+    schema: pa.Schema
+
+    def __call__(self, batch: Batch) -> pa.Table:
+        """The rows of a batch, in the order of its samples; none where all were skipped."""
+
+    def times(self) -> dict[str, Any]:
+        """What was timed since the last call, for the line of a part; may be empty."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of a run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def rows(self) -> Path:
+        """The folder of the Parquet files."""
+        return self.path / ROWS
+
+    def claim(self, configuration: dict[str, Any]) -> None:
+        """Say what is run here, or see that it is what was run before.
+
+        Raises:
+            ConfigError: there are rows of another configuration, or of nobody knows what; the
+                message says what differs.
+        """
+        check_folder(self.path, "the output folder")
+        configuration = json.loads(json.dumps(configuration))
+        found = self.configuration()
+        if found is None:
+            if self.rows.is_dir() and any(self.rows.iterdir()):
+                raise ConfigError(
+                    f"expected an empty folder or one of a run, {self.path} has rows and no "
+                    f"{CONFIGURATION}"
+                )
+            write_json(self.path / CONFIGURATION, configuration)
+        elif found != configuration:
+            raise ConfigError(
+                f"expected an output folder without rows of another configuration, {self.path} "
+                f"has some: {'; '.join(differences(found, configuration))}"
+            )
+        for left in self.rows.glob(".*.parquet"):  # of a part that a killed run was writing
+            left.unlink(missing_ok=True)
+
+    def configuration(self) -> dict[str, Any] | None:
+        """What is run here; None where nothing is.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        path = self.path / CONFIGURATION
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
+        if not isinstance(found, dict):
+            raise ConfigError(f"expected the configuration of a run in {path}, got something else")
+        return found
+
+    def parts(self) -> list[tuple[Part, Path]]:
+        """The finished parts, in the order of their samples."""
+        found = []
+        for path in sorted(self.rows.glob("[0-9]*.parquet")):
+            shard, _, number = path.stem.partition("-")
+            found.append((Part(int(shard), int(number)), path))
+        return sorted(found)
+
+    def finished_shards(self) -> set[int]:
+        """Shards whose last part is there."""
+        return {part.shard for part, path in self.parts() if _meta(pq.read_schema(path))["ends"]}
+
+    def skipped(self) -> list[Skipped]:
+        """Samples that could not be read, in order."""
+        found = [_meta(pq.read_schema(path))["skipped"] for _, path in self.parts()]
+        return [Skipped(*sample) for part in found for sample in part]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows, part by part, in the order of the samples."""
+        for _, path in self.parts():
+            yield pq.read_table(path)
+
+    def write(self, part: Part, rows: pa.Table, skipped: list[Skipped], ends: bool) -> None:
+        """A part's rows, whole or not at all."""
+        meta = json.dumps({"skipped": skipped, "ends": ends}).encode()
+        with atomic(self.rows / f"{part.name}.parquet") as temporary:
+            pq.write_table(rows.replace_schema_metadata({_META: meta}), temporary)
+
+    def note_times(self, rank: int, line: dict[str, Any]) -> None:
+        """Append one line of what was timed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / f"times-{rank}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def times(self) -> Iterator[dict[str, Any]]:
+        """What was timed, one line a part; a line that a killed run left unfinished is left out."""
+        for path in sorted(self.path.glob("times-*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
+
+
+def _meta(schema: pa.Schema) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(schema.metadata[_META])
+    return found
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What differs between two configurations, one line each: "name: old, now new"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(dict.fromkeys([*old, *new]))
+        inner = [(f"{name}.{key}" if name else key, old.get(key), new.get(key)) for key in keys]
+        return [line for path, a, b in inner if a != b for line in differences(a, b, path)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs if a != b for line in differences(a, b, f"{name}[{i}]")]
+    return [f"{name}: {json.dumps(old)[:120]}, now {json.dumps(new)[:120]}"]
+
+
+@dataclass
+class _Open:
+    """A part whose rows are coming in."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def run(
+    folder: Folder,
+    source: Source,
+    prepare: Prepare,
+    answer: Answer,
+    configuration: dict[str, Any],
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    ranks: Ranks | None = None,
+    pin: bool = False,
+    watch: Callable[[int], object] | None = None,
+) -> None:
+    """Answer every sample that has no row yet. All rows are there when this returns.
+
+    Args:
+        folder: the run's.
+        source: what is read.
+        prepare: decodes a sample.
+        answer: makes rows of a batch.
+        configuration: plain data, everything that rows depend on but the data and the plan, which
+            are put beside it here.
+        plan: how the source is cut.
+        workers: processes that decode ahead; see `loading.loader`.
+        ranks: this process among those of the run; None where it is alone.
+        pin: see `loading.loader`.
+        watch: called with the number of samples that are done, after each batch, and first with
+            those found done.
+
+    Raises:
+        ConfigError: the folder has rows of another configuration.
+    """
+    ranks = ranks or Ranks()
+    whole = configuration | {
+        "data": source.identity(),
+        "batch": plan.batch,
+        "part": plan.part,
+    }
+    if ranks.first:
+        folder.claim(whole)
+    done: set[Part] = ranks.agree({part for part, _ in folder.parts()} if ranks.first else None)
+    work: list[Any]
+    if source.length is None:
+        finished = ranks.agree(folder.finished_shards() if ranks.first else None)
+        work = [shard for shard in range(len(source.shards)) if shard not in finished]
+    else:
+        work = [part for part in plan.parts(source) if part not in done]
+        if watch is not None:
+            watch(sum(min(plan.part, source.length - p.number * plan.part) for p in done))
+    mine = ranks.share(work)
+    batches = loader(source, plan, mine, prepare, done=done, workers=workers, pin=pin)
+    _answer_all(folder, iter(batches), answer, ranks.rank, watch)
+    ranks.wait()
+
+
+def _answer_all(
+    folder: Folder,
+    batches: Iterator[Batch],
+    answer: Answer,
+    rank: int,
+    watch: Callable[[int], object] | None,
+) -> None:
+    waiting: dict[Part, _Open] = {}
+    waited, since = 0.0, time.perf_counter()
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            return
+        open_part = waiting.setdefault(batch.part, _Open())
+        open_part.skipped += batch.skipped
+        if batch.pixels is not None:
+            open_part.tables.append(answer(batch))
+        if batch.closes:
+            del waiting[batch.part]
+            now = time.perf_counter()
+            seconds = {"part": batch.part.name, "waited": waited, "wall": now - since}
+            folder.note_times(rank, seconds | answer.times())
+            waited, since = 0.0, now
+            rows = pa.concat_tables([answer.schema.empty_table(), *open_part.tables])
+            folder.write(batch.part, rows, open_part.skipped, batch.ends)
+        if watch is not None:
+            watch(len(batch.ids) + len(batch.skipped))

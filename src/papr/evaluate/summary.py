@@ -1,0 +1,208 @@
+"""The figures of an evaluation, from its rows: the same however often the run was interrupted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from papr.evaluate.loading import Skipped
+from papr.evaluate.runs import Folder
+from papr.measure import quartiles
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender's figures over all samples.
+
+    Attributes:
+        name: the contender's.
+        configuration: its fingerprint, as in the rows.
+        images: samples that have rows.
+        labelled: those with a label.
+        kept: mean share of patches kept, 0 to 1.
+        top1: share of the labelled whose class is the likeliest; None without labels.
+        top5: share of the labelled whose class is among the five likeliest; likewise.
+        agreement: share of samples with the dense host's top-1; None where it does not classify.
+        cosine: mean cosine between the embedding and the dense host's, -1 to 1.
+        gmacs_host: GMACs of one sample's view in the host.
+        gmacs_proposal: likewise in whoever looks first.
+        ms_per_image: of the forward pass by itself, (median, lower, upper quartile) over batches;
+            None where nothing was timed.
+        speedup: over the dense host, batch by batch, likewise.
+        peak_mb: peak memory of a call's tensors in 10^6 bytes, weights not counted, of a batch; on
+            a CPU of 8 samples at most. None where unknown.
+    """
+
+    name: str
+    configuration: str
+    images: int
+    labelled: int
+    kept: float
+    top1: float | None
+    top5: float | None
+    agreement: float | None
+    cosine: float
+    gmacs_host: float
+    gmacs_proposal: float
+    ms_per_image: tuple[float, float, float] | None = None
+    speedup: tuple[float, float, float] | None = None
+    peak_mb: float | None = None
+
+    @property
+    def gmacs(self) -> float:
+        """Host and whoever looks first together."""
+        return self.gmacs_host + self.gmacs_proposal
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Throughput of the forward pass at its median time."""
+        return None if self.ms_per_image is None else 1000 / self.ms_per_image[0]
+
+
+@dataclass
+class _Sums:
+    images: int = 0
+    labelled: int = 0
+    right1: int = 0
+    right5: int = 0
+    judged: int = 0
+    agree: int = 0
+    kept: list[float] = field(default_factory=list)
+    cosine: list[float] = field(default_factory=list)
+
+    def add(self, rows: pa.Table) -> None:
+        """Count the rows of one part. Sums of floats stay exact until the end."""
+        self.images += len(rows)
+        self.kept.append(math.fsum(rows["kept"].to_pylist()))
+        self.cosine.append(math.fsum(rows["cosine"].to_pylist()))
+        judged = rows.filter(pc.is_valid(rows["agrees"]))
+        self.judged += len(judged)
+        self.agree += pc.sum(judged["agrees"]).as_py() or 0
+        labelled = judged.filter(pc.is_valid(judged["label"]))
+        self.labelled += len(labelled)
+        for label, best in zip(
+            labelled["label"].to_pylist(), labelled["top5"].to_pylist(), strict=True
+        ):
+            self.right1 += label == best[0]
+            self.right5 += label in best
+
+
+@dataclass(frozen=True)
+class Times:
+    """What the lines of a run's clock add up to.
+
+    Attributes:
+        seconds: fingerprint -> seconds of each batch.
+        images: samples in each batch.
+        peak: fingerprint -> bytes.
+        wall: seconds from the first batch asked for to the last written, over all processes.
+        waited: of these, seconds spent waiting for the loader.
+    """
+
+    seconds: Mapping[str, list[float]]
+    images: list[int]
+    peak: Mapping[str, int]
+    wall: float
+    waited: float
+
+
+def read_times(folder: Folder, keys: Sequence[str]) -> Times:
+    """The clock of a run; batches that warmed a process up are left out where there are others."""
+    lines = {line["part"]: line for line in folder.times() if "seconds" in line}.values()
+    seconds: dict[str, list[float]] = {key: [] for key in keys}
+    images: list[int] = []
+    cold_images: list[int] = []
+    cold_seconds: dict[str, list[float]] = {key: [] for key in keys}
+    peak: dict[str, int] = {}
+    for line in lines:
+        first = 1 if line["cold"] else 0
+        images += line["images"][first:]
+        cold_images += line["images"][:first]
+        peak |= line.get("peak", {})
+        for key in keys:
+            seconds[key] += line["seconds"][key][first:]
+            cold_seconds[key] += line["seconds"][key][:first]
+    if not images:
+        images, seconds = cold_images, cold_seconds
+    wall, waited = (sum(line[name] for line in lines) for name in ("wall", "waited"))
+    return Times(seconds, images, peak, wall, waited)
+
+
+def summarise(
+    folder: Folder, named: Mapping[str, str], costs: Mapping[str, tuple[float, float]]
+) -> list[Result]:
+    """One result for each contender of a finished run.
+
+    Args:
+        folder: the run's.
+        named: fingerprint -> name; the dense host first.
+        costs: fingerprint -> GMACs of one sample's view, (host, proposal).
+    """
+    sums = {key: _Sums() for key in named}
+    for rows in folder.tables():
+        for key in named:
+            sums[key].add(rows.filter(pc.equal(rows["configuration"], key)))
+    times = read_times(folder, list(named))
+    return [_result(key, name, sums[key], costs[key], times) for key, name in named.items()]
+
+
+def _result(key: str, name: str, found: _Sums, costs: tuple[float, float], times: Times) -> Result:
+    dense = next(iter(times.seconds.values()))
+    own = times.seconds[key]
+    each = [1000 * s / n for s, n in zip(own, times.images, strict=True)]
+    peak = times.peak.get(key)
+    return Result(
+        name=name,
+        configuration=key,
+        images=found.images,
+        labelled=found.labelled,
+        kept=math.fsum(found.kept) / max(1, found.images),
+        top1=_share(found.right1, found.labelled),
+        top5=_share(found.right5, found.labelled),
+        agreement=_share(found.agree, found.judged),
+        cosine=math.fsum(found.cosine) / max(1, found.images),
+        gmacs_host=costs[0],
+        gmacs_proposal=costs[1],
+        ms_per_image=quartiles(each) if each else None,
+        speedup=quartiles([d / s for d, s in zip(dense, own, strict=True)]) if own else None,
+        peak_mb=None if peak is None else peak / 1e6,
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        results: one a contender, the dense host first.
+        skipped: samples that could not be read, with their reasons.
+        ignored: files among the samples that are none.
+        note: of the source.
+        wall: seconds from the first batch to the last row, over all sessions and processes, models'
+            loading not counted.
+        waited: of these, seconds that the host waited for the loader.
+        configuration: what was run on what.
+        environment: versions and device.
+    """
+
+    results: list[Result]
+    skipped: list[Skipped]
+    ignored: Sequence[str]
+    note: str
+    wall: float
+    waited: float
+    configuration: dict[str, Any]
+    environment: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        found = asdict(self) | {"skipped": [sample._asdict() for sample in self.skipped]}
+        found["ignored"] = list(self.ignored)
+        return found
