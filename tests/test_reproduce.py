@@ -4,16 +4,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import ImageNetInfo
 from typer.testing import CliRunner
 
 import papr
 from papr.cli import app
-from papr.cli import reproduce as command
+from papr.cli import reproduced as command
+from papr.config import IMAGENET_MEAN
 from papr.evaluate import reproduce
-from papr.evaluate.recipes import RECIPES, Printed, find_recipe
+from papr.evaluate.recipes import RECIPES, HostWeights, Printed, Row, find_recipe
 
 runner = CliRunner()
 
@@ -123,10 +127,85 @@ def test_no_table_lists_them_and_an_unknown_one_is_refused() -> None:
     with pytest.raises(papr.ConfigError, match="expected a table among augreg"):
         find_recipe("augre")
     with pytest.raises(papr.ConfigError, match="NAME=FILE"):
-        command._checkpoints(["x.pth"])
+        command.read_checkpoints(RECIPES["mae"], ["x.pth"])
 
 
-def test_sampling_error_is_binomial() -> None:
-    """Against the spread of many draws."""
-    draws = torch.distributions.Binomial(500, torch.tensor(0.84)).sample((4000,)) / 5
-    assert reproduce.sampling_error(84.0, 500) == pytest.approx(float(draws.std()), rel=0.05)
+def test_sampling_error_holds_the_truth_19_times_of_20() -> None:
+    for truth in (0.84, 0.98):
+        draws = torch.distributions.Binomial(200, torch.tensor(truth)).sample((4000,))
+        held = [
+            abs(100 * truth - 100 * (n + 2) / 204) <= reproduce.sampling_error(n / 2, 200)
+            for n in draws.tolist()
+        ]
+        assert 0.93 < sum(held) / len(held) < 0.98
+    assert reproduce.sampling_error(0, 12) > 10
+
+
+TINY = HostWeights("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "vit_tiny_patch16_224", "-")
+
+
+def seen(image: Image.Image) -> torch.Tensor:
+    """The paper's preprocessing by hand: shorter side to 224, bicubic, centre, (x - 0.5) / 0.5."""
+    scale = 224 / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+    square = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+    return (torch.from_numpy(np.asarray(square) / 255).permute(2, 0, 1).float() - 0.5) / 0.5
+
+
+def test_a_rehearsal_on_images_counts_right_answers(monkeypatch, tmp_path: Path) -> None:
+    """Random weights, folders named by what the dense host answers, but for one of them."""
+    host, weights = reproduce.create_host(replace(TINY, file="elsewhere"), random=True)
+    assert weights == "random"
+    names = ImageNetInfo().label_names()
+    answers = []
+    for i, size in enumerate([(300, 240), (230, 400), (500, 250)]):
+        colours = torch.randint(256, (5, 6, 3), dtype=torch.uint8).numpy()
+        image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+        with torch.no_grad():
+            answers.append(int(host(seen(image)[None]).argmax()))
+        label = names[answers[i] if i else (answers[0] + 1) % 1000]
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "data" / label / f"{i}.png")
+    rows = (Row(TINY.counted, 1.0, top1=70.0), Row(TINY.counted, 0.5, 8))
+    recipe = replace(RECIPES["augreg"], hosts=(replace(TINY, file="elsewhere"),), rows=rows)
+    monkeypatch.setitem(RECIPES, "augreg", recipe)
+    path = tmp_path / "r.json"
+    options = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--workers", "0"]
+    options += ["--random-weights", "--proposal", "efficientnet_lite0", "--json", str(path)]
+    done = runner.invoke(app, ["reproduce", "augreg", *options, "--device", "cpu"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "mean nothing" in done.output
+    assert "not the paper's mobileone_s0" in done.output
+    assert "3 samples, not the whole validation set of 50000" in " ".join(done.output.split())
+    dense, pruned = json.loads(path.read_text())["hosts"][0]["rows"]
+    assert dense["top1"] == pytest.approx(2 / 3)
+    assert (dense["row"], dense["published_top1"]) == ("dense", 70.0)
+    assert pruned["row"] == "keep 0.5 + ToMe r=8"
+    assert pruned["kept"] == pytest.approx(98 / 196)  # int(0.5 * 197)
+    assert pruned["gmacs_host"] < 0.5 * dense["gmacs_host"]
+
+
+def test_without_weights_the_error_says_where_they_are() -> None:
+    with pytest.raises(papr.ConfigError, match=r"CC-BY-NC.*mae_finetuned_vit_huge\.pth"):
+        reproduce.create_host(RECIPES["mae"].hosts[2])
+    done = runner.invoke(app, ["reproduce", "mae"])
+    assert isinstance(done.exception, papr.ConfigError)
+    assert "--data DIR" in str(done.exception)
+
+
+def test_a_fine_tuned_checkpoint_is_loaded_as_mae_wrote_it(tmp_path: Path) -> None:
+    """Keys fc_norm.* below "model", pixels normalised as ImageNet's."""
+    mae = RECIPES["mae"].hosts[0]
+    small = replace(TINY, arguments=mae.arguments, file=mae.file)
+    expected = timm.create_model(TINY.counted, **mae.arguments).eval()
+    assert any(name.startswith("fc_norm") for name in expected.state_dict())
+    torch.save({"model": expected.state_dict()}, tmp_path / "mae.pth")
+    found, weights = reproduce.create_host(small, tmp_path / "mae.pth")
+    assert weights == "checkpoint"
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(found(pixels), expected(pixels))
+    empty = reproduce._random_host(mae, torch.device("meta"))
+    assert tuple(empty.pretrained_cfg["mean"]) == IMAGENET_MEAN
+    assert empty.pretrained_cfg["interpolation"] == "bicubic"

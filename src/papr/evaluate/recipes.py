@@ -56,7 +56,8 @@ class HostWeights:
     """A host of a table and where its weights are.
 
     Attributes:
-        name: timm's name with the weights' tag, or the name on the hub of one of transformers.
+        name: timm's name with the weights' tag, which also says how pixels are normalised; or the
+            name on the hub of one of transformers.
         counted: what is made with random weights to count: timm's or papr's name without a tag.
         licence: of the weights.
         file: the file that the user must have, by its address, where no library loads it by name.
@@ -163,12 +164,12 @@ _AUGREG = HostWeights(
 
 def _mae(counted: str, letter: str) -> HostWeights:
     return HostWeights(
-        f"{counted} fine-tuned by MAE",
+        f"{counted}.mae",
         counted,
         "CC-BY-NC-4.0",
         file=f"https://dl.fbaipublicfiles.com/mae/finetune/mae_finetuned_vit_{letter}.pth",
         arguments={"global_pool": "avg", "num_classes": 1000},  # timm's ViT-H has no classes
-        note="timm's weights tagged .mae are the encoder before fine-tuning, without a classifier",
+        note="what timm loads by this name is the encoder before fine-tuning, without a classifier",
     )
 
 

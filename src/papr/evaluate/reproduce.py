@@ -3,8 +3,9 @@
 Source of every published figure: Mahmud et al., "PaPr", ECCV 2024; see `papr.evaluate.recipes`.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from papr import hub
+from papr.compare.cams import spread
+from papr.errors import ConfigError, one_line
+from papr.evaluate.answers import class_count
+from papr.evaluate.evaluation import evaluate
+from papr.evaluate.preparing import timm_transform
 from papr.evaluate.recipes import COMPLETE, HostWeights, Recipe, Row
+from papr.evaluate.sources import Chosen, Source, open_source
+from papr.evaluate.summary import Report, Result
 from papr.hosts.inputs import pixel_shape
 from papr.measure import Macs, count_macs
 from papr.proposals import Proposal, clip_nets
@@ -75,8 +83,7 @@ def count(recipe: Recipe) -> Iterator[Counted]:
     Hosts and pixels lie on the meta device, where nothing is computed; but where tokens merge the
     host is a real one on the CPU, since papr tries the blocks before it merges in them.
     """
-    with torch.random.fork_rng(devices=[]):
-        proposal = Proposal(recipe.proposal, pretrained=False, size=recipe.counted_at)
+    proposal = _counting_proposal(recipe.proposal, recipe.counted_at)
     for host in recipe.hosts:
         rows = recipe.rows_of(host)
         device = torch.device("cpu" if any(row.merge for row in rows) else "meta")
@@ -86,6 +93,12 @@ def count(recipe: Recipe) -> Iterator[Counted]:
         for row in rows:
             found = _count(model, recipe, row, proposal, pixels)
             yield Counted(row, dense, found.host / 1e9, found.proposal / 1e9)
+
+
+@functools.lru_cache(maxsize=2)
+def _counting_proposal(name: str, size: tuple[int, int, int] | None) -> Proposal:
+    with torch.random.fork_rng(devices=[]):
+        return Proposal(name, pretrained=False, size=size)
 
 
 def _count(model: nn.Module, recipe: Recipe, row: Row, proposal: Proposal, pixels: Tensor) -> Macs:
@@ -99,9 +112,10 @@ def _count(model: nn.Module, recipe: Recipe, row: Row, proposal: Proposal, pixel
 def _random_host(host: HostWeights, device: torch.device) -> nn.Module:
     """Without weights, the global random state left as it was."""
     with torch.random.fork_rng(devices=[]), device:
+        torch.manual_seed(0)  # a run that is taken up again needs the same host
         if host.counted in hub.VIDEO_HOSTS:
             return hub.create_video(host.counted)[0]
-        return hub.create(host.counted, pretrained=False, **host.arguments).eval()
+        return hub.create(host.name, pretrained=False, **host.arguments).eval()
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,7 @@ def needs(
 def _host_need(host: HostWeights, checkpoint: Path | None) -> Need:
     model = _random_host(host, torch.device("meta"))
     megabytes = sum(p.numel() for p in model.parameters()) * 4 / 1e6
-    what = f"weights of {host.name} ({host.licence})"
+    what = f"weights of {host.name}{', fine-tuned' * bool(host.file)} ({host.licence})"
     if checkpoint is not None:
         state = "here" if checkpoint.is_file() else "missing"
         return Need(what, state, str(checkpoint), megabytes)
@@ -212,15 +226,145 @@ def _data_need(recipe: Recipe, data: Path | None) -> Need:
     return Need("data", "here", f"{data}; expected {layout}")
 
 
+@dataclass(frozen=True)
+class Ran:
+    """One host of a table on data.
+
+    Attributes:
+        host: which.
+        weights: "pretrained", "checkpoint" or "random".
+        rows: its rows, the dense host's first.
+        report: of the evaluation; its results are in the order of the rows.
+    """
+
+    host: HostWeights
+    weights: str
+    rows: list[Row]
+    report: Report
+
+    @property
+    def figures(self) -> list[tuple[Row, Result]]:
+        """Row and what came of it."""
+        return list(zip(self.rows, self.report.results, strict=True))
+
+
+def create_host(
+    host: HostWeights, checkpoint: Path | None = None, random: bool = False
+) -> tuple[nn.Module, str]:
+    """A host with its weights, in eval mode, and what they are: see `Ran`.
+
+    Args:
+        host: of a recipe.
+        checkpoint: a file of its weights.
+        random: take random weights where there are none: the path works, accuracy means nothing.
+
+    Raises:
+        ConfigError: its weights cannot be had, or do not fit.
+    """
+    try:
+        if checkpoint is not None:
+            _check_timm(host)
+            given = {**host.arguments, "checkpoint_path": str(checkpoint)}
+            return hub.create(host.name, pretrained=False, **given).eval(), "checkpoint"
+        if "/" in host.name:
+            return hub.create_video(host.name)[0], "pretrained"
+        if not host.file:
+            return hub.create(host.name, pretrained=True, **host.arguments).eval(), "pretrained"
+        raise ConfigError(f"--checkpoint {host.counted}=FILE is missing")
+    except Exception as error:  # whatever the hub's HTTP stack of the day raises
+        if random and checkpoint is None:
+            return _random_host(host, torch.device("cpu")), "random"
+        need = _host_need(host, None)
+        raise ConfigError(
+            f"cannot have the {need.what}: {one_line(error)}; {need.detail}"
+        ) from error
+
+
+def _check_timm(host: HostWeights) -> None:
+    if "/" in host.name:
+        raise ConfigError(
+            f"expected --checkpoint of a timm model, got {host.counted}; put the folder into the "
+            "cache of the Hugging Face hub instead"
+        )
+
+
+def run_host(
+    recipe: Recipe,
+    host: HostWeights,
+    data: str | Path,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    random: bool = False,
+    proposal: str | None = None,
+    limit: int | None = None,
+    device: torch.device | str = "cpu",
+    batch: int | None = None,
+    workers: int | None = None,
+    watch: Callable[[int, int | None], object] | None = None,
+) -> Ran:
+    """Evaluate every row of one host, in reference mode, with the paper's preprocessing.
+
+    Images: the shorter side resized to the host's input, bicubic, and its centre cropped to a
+    square (the paper's "resize 224 + centre crop"; timm's own evaluation resizes to 248 or 256
+    first), normalised as the host's weights want; the proposal is shown the same pixels.
+
+    Args:
+        recipe: the table.
+        host: one of its hosts.
+        data: what `papr.evaluate.open_source` takes.
+        out: folder of the run; a run that was killed is taken up again.
+        checkpoint: see `create_host`.
+        random: likewise.
+        proposal: who looks instead of the paper's.
+        limit: how many samples, evenly spread; None for all.
+        device: where to run.
+        batch: see `papr.evaluate.evaluate`; `workers` and `watch` too.
+        workers: likewise.
+        watch: likewise.
+
+    Raises:
+        ConfigError: weights cannot be had, or `out` has rows of another configuration.
+        DataError: nothing that can be read is in `data`.
+        ProposalError: the proposal's weights cannot be had.
+    """
+    model, weights = create_host(host, checkpoint, random)
+    model = model.to(device)
+    source = _some(open_source(data, class_count(model)), limit)
+    rows = recipe.rows_of(host)
+    prepare = timm_transform(model, crop=1.0) if recipe.data == "imagenet" else None
+    report = evaluate(
+        model,
+        source,
+        [recipe.configuration(row, proposal) for row in rows[1:]],
+        out,
+        name=host.name,
+        prepare=prepare,
+        batch=batch,
+        workers=workers,
+        watch=watch,
+    )
+    return Ran(host, weights, rows, report)
+
+
+def _some(source: Source, limit: int | None) -> Source:
+    if limit is None or source.length is None or limit >= source.length:
+        return source
+    return Chosen(source, sorted(spread(limit, source.length)))
+
+
 def sampling_error(top1: float, images: int) -> float:
-    """Standard error of an accuracy in per cent points, binomial: sqrt(p (1 - p) / n).
+    """Half the width of a 95 % interval of an accuracy, in per cent points.
+
+    Binomial, with two right and two wrong answers added so that it holds near 0 and 100 % too
+    (Agresti and Coull, The American Statistician 52, 1998).
 
     Args:
         top1: accuracy in per cent.
         images: how many it was measured on.
     """
-    share = top1 / 100
-    return 100 * math.sqrt(share * (1 - share) / images)
+    share = (top1 / 100 * images + 2) / (images + 4)
+    return 100 * 1.96 * math.sqrt(share * (1 - share) / (images + 4))
 
 
 def is_complete(recipe: Recipe, images: int) -> bool:
