@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, compare, compare_cam, demo, export, mask, reproduce, video
+from papr.cli import bench, compare, compare_cam, demo, doctor, export, mask, reproduce, video
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command()(compare.compare)
 app.command()(compare_cam.compare_cam)
 app.command()(export.export)
 app.command()(video.video)
+app.command()(doctor.doctor)
 app.command()(reproduce.reproduce)
 
 
