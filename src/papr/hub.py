@@ -92,14 +92,14 @@ def create_classifier(
     """A host of images with its classifier, in eval mode.
 
     Args:
-        name: a timm model; or what transformers' `from_pretrained` takes: a name on the hub, with
-            a slash, or a folder.
+        name: a timm model; "torchvision/" and one of its models; or what transformers'
+            `from_pretrained` takes: a name on the hub, with a slash, or a folder.
         checkpoint: a file of a timm model's own weights.
         classes: how many it has, where that is another number than the timm model's usual.
 
     Returns:
         The host, and what its weights are: "pretrained", "checkpoint", or "random" where those of
-        a timm model cannot be had.
+        a timm or torchvision model cannot be had; the same ones every time.
 
     Raises:
         ConfigError: the name is unknown, transformers is missing, or weights are out of reach or
@@ -114,10 +114,12 @@ def create_classifier(
             "expected the name of a timm model with a checkpoint or a number of classes, "
             f"got {name!r}"
         )
+    if name.startswith("torchvision/"):
+        return _create_torchvision(name.removeprefix("torchvision/"))
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
-            "expected the name of a timm model, or a folder or hub name of transformers, "
-            f"got {name!r}"
+            "expected the name of a timm model, torchvision/ and one of its models, or a folder or "
+            f"hub name of transformers, got {name!r}"
         )
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError(f'expected transformers for {name}: pip install "papr-torch[hf]"')
@@ -146,7 +148,32 @@ def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tup
             return create(name, pretrained=True).eval(), "pretrained"
         except Exception:  # whatever the hub's HTTP stack of the day raises
             pass
-    return create(name, pretrained=False, **own).eval(), "random"
+    with _same_draws():
+        return create(name, pretrained=False, **own).eval(), "random"
+
+
+def _create_torchvision(name: str) -> tuple[nn.Module, str]:
+    from torchvision.models import get_model, get_model_weights, list_models
+
+    if name not in list_models():
+        raise ConfigError(f"expected the name of a torchvision model after the slash, got {name!r}")
+    weights = get_model_weights(name).DEFAULT
+    try:
+        if downloaded(weights.url).is_file() or reachable(weights.url):
+            with torch.random.fork_rng(devices=[]):
+                return get_model(name, weights=weights).eval(), "pretrained"
+    except Exception:  # an HTTP error, or a file that does not fit its hash
+        pass
+    with _same_draws():
+        return get_model(name, weights=None).eval(), "random"
+
+
+@contextlib.contextmanager
+def _same_draws() -> Iterator[None]:
+    """Random weights are the same every time: a run that is taken up again needs its host."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _from_hub(kind: Any, name: str, otherwise: str) -> tuple[nn.Module, bool]:

@@ -1,6 +1,6 @@
 """A host dense and pruned on a data set: what it costs in answers, and what it saves in time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan
 from papr.evaluate.preparing import prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
 from papr.evaluate.sources import Source, open_source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
@@ -28,7 +28,7 @@ def evaluate(
     host: nn.Module,
     data: Source | str | Path,
     configs: Sequence[float | PruneConfig] = (0.7, 0.5, 0.3),
-    out: str | Path = "papr-eval",
+    out: str | Path | None = None,
     *,
     name: str = "",
     rivals: Sequence[Contender] = (),
@@ -36,7 +36,7 @@ def evaluate(
     batch: int | None = None,
     part: int | None = None,
     workers: int | None = None,
-    watch: Callable[[int, int | None], object] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Answer every sample with the dense host and each configuration, and compare.
 
@@ -48,7 +48,8 @@ def evaluate(
         host: in eval mode, on its device, in its dtype; left as it is.
         data: a source, or what `open_source` takes.
         configs: keeps or whole configurations, beside the dense host.
-        out: the run's folder.
+        out: the run's folder; None for one below papr-eval named after the host and the
+            configuration, so that the same call finds it again.
         name: what the host was made by: a timm model, or a folder or hub name of transformers. It
             is what finds the host's own preprocessing.
         rivals: further contenders, such as baselines.
@@ -56,7 +57,7 @@ def evaluate(
         batch: samples a call; None for 64 on a GPU, 16 elsewhere.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.
-        watch: called with samples done since the last call, and how many there are, or None.
+        watch: called with samples done since the last call, and how many there are to do, or None.
 
     Returns:
         The figures of all sessions together; `speedup` is batch by batch, in turns.
@@ -87,8 +88,8 @@ def evaluate(
         ]
     }
     plan = make_plan(data, batch or (64 if weight.is_cuda else 16), part)
-    folder = Folder(Path(out))
-    total = data.length
+    configuration |= identify(data, plan)
+    folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
     with joined() as ranks:
         run(
             folder,
@@ -100,11 +101,14 @@ def evaluate(
             workers=workers,
             ranks=ranks,
             pin=weight.is_cuda,
-            watch=None if watch is None else lambda done: watch(done, total),
+            watch=watch,
         )
-        report = _report(folder, data, host, found, keys)
+        report: Report | None = None
         if ranks.first:
+            report = _report(folder, data, host, found, keys)
             write_json(folder.path / SUMMARY, report.to_dict())
+        report = ranks.agree(report)
+    assert report is not None
     return report
 
 
@@ -126,6 +130,7 @@ def _report(
     configuration = folder.configuration()
     assert configuration is not None
     return Report(
+        str(folder.path),
         results,
         folder.skipped(),
         data.ignored,

@@ -12,6 +12,7 @@ from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ConfigError
 from papr.evaluate.sources import Item
 from papr.hosts.inputs import pixel_shape
+from papr.hub import load_processor
 from papr.images import load_image
 
 #: An upright RGB image to normalised pixels (3, H, W).
@@ -87,19 +88,23 @@ def prepare_for(host: nn.Module, name: str) -> ImageFile:
 
     Args:
         host: of images.
-        name: what it was made by, a timm model or a folder or hub name of transformers; there its
-            processor's file is looked for.
+        name: what `papr.hub.create_classifier` made it of. Of transformers its processor's file is
+            looked for there; where nothing is known, timm's usual resize and crop to the host's
+            size, with ImageNet's statistics.
 
     Raises:
         ConfigError: it takes clips.
     """
     import timm
 
-    if timm.is_model(name) or not hasattr(host, "config"):
-        return timm_transform(host)
-    from papr.hub import load_processor
+    if name.startswith("torchvision/"):
+        from torchvision.models import get_model_weights
 
-    processor = load_processor(name)
+        preset = get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
+        return ImageFile(preset, tuple(preset.mean), tuple(preset.std))
+    processor = None
+    if not timm.is_model(name) and hasattr(host, "config"):
+        processor = load_processor(name)
     if processor is None:
         return timm_transform(host)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)

@@ -12,7 +12,10 @@ last batch is answered. So a killed run loses the parts that were open, at most 
 that reads shards, and the finished rows are those of a run that was never interrupted.
 """
 
+import hashlib
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +32,8 @@ from papr.evaluate.sources import Source
 from papr.files import atomic, check_folder, write_json
 
 _META = b"papr"
+#: Samples done since the last call, and how many there are to do, or None.
+Watch = Callable[[int, int | None], object]
 CONFIGURATION, ROWS, SUMMARY = "configuration.json", "rows", "summary.json"
 
 
@@ -132,8 +137,9 @@ class Folder:
     def note_times(self, rank: int, line: dict[str, Any]) -> None:
         """Append one line of what was timed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f"times-{rank}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with (self.path / f"times-{rank}.jsonl").open("ab") as file:
+            torn = file.tell() and not _ends_a_line(Path(file.name))
+            file.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
 
     def times(self) -> Iterator[dict[str, Any]]:
         """What was timed, one line a part; a line that a killed run left unfinished is left out."""
@@ -143,6 +149,12 @@ class Folder:
                     yield json.loads(line)
                 except ValueError:
                     continue
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _meta(schema: pa.Schema) -> dict[str, Any]:
@@ -160,6 +172,18 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
         pairs = enumerate(zip(old, new, strict=True))
         return [line for i, (a, b) in pairs if a != b for line in differences(a, b, f"{name}[{i}]")]
     return [f"{name}: {json.dumps(old)[:120]}, now {json.dumps(new)[:120]}"]
+
+
+def identify(source: Source, plan: Plan) -> dict[str, Any]:
+    """What rows depend on beside the model: the samples, and which are answered together."""
+    return {"data": source.identity(), "batch": plan.batch, "part": plan.part}
+
+
+def default_folder(root: str, configuration: dict[str, Any]) -> Path:
+    """A folder below `root` that only runs of this configuration have."""
+    text = json.dumps(configuration, sort_keys=True).encode()
+    name = re.sub(r"[^\w.-]+", "_", Path(str(configuration["model"])).name)
+    return Path(root) / f"{name}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 @dataclass
@@ -181,7 +205,7 @@ def run(
     workers: int | None = None,
     ranks: Ranks | None = None,
     pin: bool = False,
-    watch: Callable[[int], object] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Answer every sample that has no row yet. All rows are there when this returns.
 
@@ -190,26 +214,21 @@ def run(
         source: what is read.
         prepare: decodes a sample.
         answer: makes rows of a batch.
-        configuration: plain data, everything that rows depend on but the data and the plan, which
-            are put beside it here.
+        configuration: plain data, everything that rows depend on; `identify` gives the part of
+            the source and the plan.
         plan: how the source is cut.
         workers: processes that decode ahead; see `loading.loader`.
         ranks: this process among those of the run; None where it is alone.
         pin: see `loading.loader`.
-        watch: called with the number of samples that are done, after each batch, and first with
-            those found done.
+        watch: called with samples done since the last call and how many this process has to do in
+            all, or None where only reading tells; first with those found done.
 
     Raises:
         ConfigError: the folder has rows of another configuration.
     """
     ranks = ranks or Ranks()
-    whole = configuration | {
-        "data": source.identity(),
-        "batch": plan.batch,
-        "part": plan.part,
-    }
     if ranks.first:
-        folder.claim(whole)
+        folder.claim(configuration)
     done: set[Part] = ranks.agree({part for part, _ in folder.parts()} if ranks.first else None)
     work: list[Any]
     if source.length is None:
@@ -217,12 +236,29 @@ def run(
         work = [shard for shard in range(len(source.shards)) if shard not in finished]
     else:
         work = [part for part in plan.parts(source) if part not in done]
-        if watch is not None:
-            watch(sum(min(plan.part, source.length - p.number * plan.part) for p in done))
     mine = ranks.share(work)
+    count = _counter(source, plan, done, mine, watch)
     batches = loader(source, plan, mine, prepare, done=done, workers=workers, pin=pin)
-    _answer_all(folder, iter(batches), answer, ranks.rank, watch)
+    _answer_all(folder, iter(batches), answer, ranks.rank, count)
     ranks.wait()
+
+
+def _counter(
+    source: Source, plan: Plan, done: set[Part], mine: list[Any], watch: Watch | None
+) -> Callable[[int], object]:
+    """Tells `watch` of samples; it has been told of those found done."""
+    if watch is None:
+        return lambda samples: None
+    if source.length is None:
+        watch(0, None)
+        return lambda samples: watch(samples, None)
+    length = source.length
+    before, left = (
+        sum(min(plan.part, length - part.number * plan.part) for part in parts)
+        for parts in (done, mine)
+    )
+    watch(before, before + left)
+    return lambda samples: watch(samples, before + left)
 
 
 def _answer_all(
@@ -230,7 +266,7 @@ def _answer_all(
     batches: Iterator[Batch],
     answer: Answer,
     rank: int,
-    watch: Callable[[int], object] | None,
+    count: Callable[[int], object],
 ) -> None:
     waiting: dict[Part, _Open] = {}
     waited, since = 0.0, time.perf_counter()
@@ -252,5 +288,4 @@ def _answer_all(
             waited, since = 0.0, now
             rows = pa.concat_tables([answer.schema.empty_table(), *open_part.tables])
             folder.write(batch.part, rows, open_part.skipped, batch.ends)
-        if watch is not None:
-            watch(len(batch.ids) + len(batch.skipped))
+        count(len(batch.ids) + len(batch.skipped))

@@ -1,0 +1,114 @@
+"""What commands over data sets share: options, the host by name, its device."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import nn
+
+from papr.cli.common import DTYPES, errors, out, parse_list
+from papr.environment import pick_device
+from papr.hub import create_classifier
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="The host: a timm model, torchvision/ and one of its models, or a folder or hub name "
+        "of an image classifier of transformers."
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="A folder of images (in folders by class, or not), WebDataset shards "
+        "(shards/{000..009}.tar), a Hugging Face data set, or a list of videos (.txt, .csv)."
+    ),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="A file of the timm model's own weights.")]
+NumClasses = Annotated[int | None, typer.Option(min=1, help="How many classes the checkpoint has.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+Dtype = Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images a call; 64 on a GPU, 16 elsewhere.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Processes that decode ahead; by default one less than cores, up to 8."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first so many samples only.")]
+
+
+def make_host(
+    model: str,
+    device: str,
+    dtype: str,
+    checkpoint: Path | None = None,
+    num_classes: int | None = None,
+) -> tuple[nn.Module, str]:
+    """The host on its device, in its dtype, in eval mode; and what its weights are, in one word.
+
+    Under torchrun, "auto" takes the GPU of this process's number.
+    """
+    kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
+    rank = os.environ.get("LOCAL_RANK")
+    if device == "auto" and rank is not None and torch.cuda.is_available():
+        device = f"cuda:{int(rank) % torch.cuda.device_count()}"
+    target = pick_device(device)
+    host, weights = create_classifier(model, checkpoint, num_classes)
+    return host.to(device=target, dtype=kind), weights
+
+
+def first() -> bool:
+    """Whether this process speaks: alone, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line, once however many processes there are."""
+    if first():
+        out.print(text, highlight=False, markup=False)
+
+
+class Rate(Progress):
+    """A bar over samples with their rate and the remaining time, on standard error.
+
+    `watch` is what `papr.evaluate` calls. Nothing is drawn by any but the first of torchrun's
+    processes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(),
+            console=errors,
+            transient=True,
+            disable=not first(),
+        )
+        self._task = self.add_task("starting", total=None, count="")
+        self._found: int | None = None  # samples that an earlier session had done
+
+    def watch(self, done: int, total: int | None) -> None:
+        """Count samples; the first call says how many an earlier session had done."""
+        task = self.tasks[0]
+        if self._found is None:
+            self._found = done
+        completed = int(task.completed) + done
+        fresh, elapsed = completed - self._found, task.elapsed or 0.0
+        rate = f", {fresh / elapsed:.1f} images/s" if fresh and elapsed else ""
+        of = f" of {total}" if total else ""
+        self.update(
+            self._task,
+            completed=completed,
+            total=total,
+            description="images",
+            count=Text(f"{completed}{of}{rate}"),
+        )
