@@ -232,6 +232,8 @@ def test_hindrances() -> None:
     host.blocks[0].attn.fused_attn = True
     (idle,) = hindrances(host, cores=4 * threads)
     assert f"uses {threads} of {4 * threads} cores" in idle
+    (both,) = hindrances(host, cores=threads + 1, workers=2)
+    assert f"{threads} threads and 2 loading processes" in both
     assert "bfloat16" in doctor._float32(True)[0]
 
 

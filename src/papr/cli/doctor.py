@@ -183,7 +183,7 @@ def _show_parts(found: "Diagnosis", unit: str) -> None:
     if machine.device == "cpu":
         how = (
             f"the loader's {machine.workers} and torch's {machine.threads} threads share "
-            f"{machine.cores} cores"
+            f"{machine.cores} cores without loss"
         )
     else:
         how = f"the slower of host and {machine.workers} loading processes decides"

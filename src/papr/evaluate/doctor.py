@@ -150,7 +150,8 @@ def diagnose(
     """
     host = unwrap(host)
     weight = next(host.parameters())
-    support, facts = supported(host), hindrances(host)
+    workers = usual_workers() if workers is None else workers
+    support, facts = supported(host), hindrances(host, workers=workers)
     about = environment(weight.device)
     if not support:
         verdict = Verdict("unsupported", f"Do not bother: {support.reason}.")
@@ -179,7 +180,7 @@ def diagnose(
         weight.device.type,
         usable_cores(),
         torch.get_num_threads(),
-        usual_workers() if workers is None else workers,
+        workers,
     )
     found = Measured(tables, proposal_ms, loading, machine)
     return Diagnosis(support, judge(found), found, facts, about)
@@ -292,13 +293,15 @@ def _load(item: Item, prepare: Prepare) -> tuple[float, float] | None:
 
 
 def _load_once(item: Item, prepare: Prepare) -> tuple[float, float]:
-    start = time.perf_counter()
-    if not isinstance(prepare, ImageFile):  # of a video decoding and cutting go hand in hand
-        prepare(item)
-        return time.perf_counter() - start, 0.0
-    image = load_image(item.content, item.id)
-    decoded = time.perf_counter()
-    prepare.transform(image)
+    start = decoded = time.perf_counter()
+    if isinstance(prepare, ImageFile):
+        image = load_image(item.content, item.id)
+        decoded = time.perf_counter()
+        pixels = prepare.transform(image)
+    else:  # of a video decoding and cutting go hand in hand
+        pixels = prepare(item)
+        decoded = time.perf_counter()
+    pixels.share_memory_()  # how a loading process hands them over
     return decoded - start, time.perf_counter() - decoded
 
 
@@ -324,11 +327,12 @@ def stand_in(seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def hindrances(host: nn.Module, cores: int | None = None) -> list[str]:
+def hindrances(host: nn.Module, cores: int | None = None, workers: int = 0) -> list[str]:
     """What commonly spoils speed and is so here, a line each.
 
     Args:
         host: on its device, in its dtype, as the user runs it.
+        workers: the loader's processes.
         cores: that this process may use; None for what the system says.
     """
     cores = usable_cores() if cores is None else cores
@@ -338,7 +342,7 @@ def hindrances(host: nn.Module, cores: int | None = None) -> list[str]:
     found += _unfused(host)
     weight = next(host.parameters())
     if weight.device.type == "cpu":
-        found += _threads(torch.get_num_threads(), cores)
+        found += _threads(torch.get_num_threads(), cores, workers)
     if weight.device.type == "cuda" and weight.dtype == torch.float32:
         found += _float32(torch.cuda.is_bf16_supported())
     return found
@@ -356,11 +360,17 @@ def _unfused(host: nn.Module) -> list[str]:
     return []
 
 
-def _threads(threads: int, cores: int) -> list[str]:
+def _threads(threads: int, cores: int, workers: int) -> list[str]:
     if threads > cores:
         return [
             f"torch has {threads} threads for {cores} cores, which get in each other's way: "
             f"torch.set_num_threads({cores})"
+        ]
+    if workers and threads + workers > cores > 1:
+        return [
+            f"torch's {threads} threads and {workers} loading processes want more than the "
+            f"{cores} cores: threads that wait for one another lose more than their share, so end "
+            f"to end is at best what is said here; try torch.set_num_threads({cores - 1})"
         ]
     if 2 * threads <= cores:
         return [

@@ -5,7 +5,8 @@ How loader and host share a machine, the two models of `throughput`:
 - On a GPU the loader's processes have the CPU to themselves: the slower of the two decides.
 - On a CPU both want the same cores: an image costs its loading on one core and its forward pass on
   as many as torch has threads, and no more of that fits into a second than there are cores. Neither
-  side can be faster than it is by itself.
+  side can be faster than it is by itself. That is the best that can be had: where threads and
+  processes outnumber the cores, threads of one product wait for the one that was interrupted.
 """
 
 import math
@@ -26,7 +27,7 @@ class Loading:
 
     Attributes:
         decode_ms: read and decode.
-        prepare_ms: resize, crop, normalise.
+        prepare_ms: resize, crop, normalise, hand over to the host's process.
         samples: how many were timed.
         what: of what kind, in words.
     """
