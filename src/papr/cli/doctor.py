@@ -20,6 +20,7 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
+from papr.cli.hosting import Device, Dtype, Workers
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
@@ -44,17 +45,18 @@ def doctor(
         ),
     ] = "vit_base_patch16_224",
     data: Annotated[
-        Path | None, typer.Option(help="Your data; without it a made-up photograph is decoded.")
+        str | None,
+        typer.Option(
+            help="Your data, as papr eval takes it; else a made-up photograph is decoded."
+        ),
     ] = None,
     keep: Annotated[str, typer.Option(help="Fractions of patches to measure.")] = "0.7,0.5,0.3",
     batch: Annotated[
         str | None, typer.Option(help="Images or clips per call, such as 1,8; see the device.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode; as papr eval has them.")
-    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    workers: Workers = None,
     samples: Annotated[int, typer.Option(min=1, help="Of the data, how many to decode.")] = 64,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     random_proposal: Annotated[

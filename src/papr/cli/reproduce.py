@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from papr.cli.common import out
+from papr.cli.hosting import BatchSize, Device, Workers
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_json
 
@@ -20,7 +21,7 @@ def reproduce(
         typer.Option("--dry-run", help="Say what is needed and check GMACs; download nothing."),
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="ImageNet-1k or Kinetics-400 validation; see --dry-run.")
+        str | None, typer.Option(help="ImageNet-1k or Kinetics-400 validation; see --dry-run.")
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
@@ -39,12 +40,13 @@ def reproduce(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many samples, evenly spread.")
     ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the rows.")] = Path(
-        "papr-reproduce"
-    ),
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples a call.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the rows; by default papr-eval/HOST-FINGERPRINT."),
+    ] = None,
+    batch: BatchSize = None,
+    workers: Workers = None,
+    device: Device = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there.")
     ] = None,
@@ -80,10 +82,11 @@ def reproduce(
     elif data is None:
         raise ConfigError("expected --data DIR to run on, or --dry-run to see what is needed")
     else:
-        check_folder(out_dir, "--out")
+        if out_dir is not None:
+            check_folder(out_dir, "--out")
         wanted = reproduced.Wanted(
             data,
-            out_dir / table,
+            out_dir,
             host,
             random_weights,
             proposal,

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from papr.cli.common import out, progress
+from papr.cli.hosting import Rate
 from papr.environment import pick_device
 from papr.errors import ConfigError
 from papr.evaluate.recipes import COMPLETE, READ_OFF, RECIPES, HostWeights, Recipe
@@ -35,7 +36,7 @@ class Wanted:
 
     Attributes:
         data: the validation set.
-        out: folder of the runs.
+        out: folder of the runs; None for papr's own choice.
         only: the one host to run; None for all.
         random: run hosts without weights with random ones.
         proposal: who looks instead of the paper's.
@@ -45,8 +46,8 @@ class Wanted:
         workers: processes that decode.
     """
 
-    data: Path
-    out: Path
+    data: str
+    out: Path | None
     only: str | None
     random: bool
     proposal: str | None
@@ -87,17 +88,12 @@ def run(recipe: Recipe, files: dict[str, Path], wanted: Wanted) -> dict[str, Any
 
 
 def _run_host(recipe: Recipe, host: HostWeights, file: Path | None, wanted: Wanted) -> Ran:
-    with progress(host.counted) as bar:
-        task = bar.add_task(host.counted, total=None)
-
-        def watch(done: int, total: int | None) -> None:
-            bar.update(task, advance=done, total=total)
-
+    with Rate() as bar:
         return run_host(
             recipe,
             host,
             wanted.data,
-            wanted.out / host.counted,
+            None if wanted.out is None else wanted.out / host.counted,
             checkpoint=file,
             random=wanted.random,
             proposal=wanted.proposal,
@@ -105,7 +101,7 @@ def _run_host(recipe: Recipe, host: HostWeights, file: Path | None, wanted: Want
             device=pick_device(wanted.device),
             batch=wanted.batch,
             workers=wanted.workers,
-            watch=watch,
+            watch=bar.watch,
         )
 
 
@@ -185,7 +181,7 @@ def read_checkpoints(recipe: Recipe, given: Sequence[str] | None) -> dict[str, P
     return found
 
 
-def dry_run(recipe: Recipe, files: dict[str, Path], data: Path | None) -> dict[str, Any]:
+def dry_run(recipe: Recipe, files: dict[str, Path], data: str | None) -> dict[str, Any]:
     """Count, compare, and say what is needed; all of it as plain data too."""
     found = []
     with progress("counting") as bar:

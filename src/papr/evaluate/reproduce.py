@@ -5,7 +5,7 @@ Source of every published figure: Mahmud et al., "PaPr", ECCV 2024; see `papr.ev
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from papr.evaluate.answers import class_count
 from papr.evaluate.evaluation import evaluate
 from papr.evaluate.preparing import timm_transform
 from papr.evaluate.recipes import COMPLETE, HostWeights, Recipe, Row
+from papr.evaluate.runs import Watch
 from papr.evaluate.sources import Chosen, Source, open_source
 from papr.evaluate.summary import Report, Result
 from papr.hosts.inputs import pixel_shape
@@ -141,7 +142,7 @@ class Need:
 
 
 def needs(
-    recipe: Recipe, checkpoints: dict[str, Path] | None = None, data: Path | None = None
+    recipe: Recipe, checkpoints: dict[str, Path] | None = None, data: str | Path | None = None
 ) -> list[Need]:
     """Weights of hosts and proposal, and data: what is here, and what can be had.
 
@@ -217,11 +218,11 @@ def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _data_need(recipe: Recipe, data: Path | None) -> Need:
+def _data_need(recipe: Recipe, data: str | Path | None) -> Need:
     layout = LAYOUTS[recipe.data]
     if data is None:
         return Need("data", "missing", f"{layout}; give it as --data DIR")
-    if not data.exists():
+    if not Path(data).exists():
         return Need("data", "missing", f"{data} does not exist; expected {layout}")
     return Need("data", "here", f"{data}; expected {layout}")
 
@@ -292,7 +293,7 @@ def run_host(
     recipe: Recipe,
     host: HostWeights,
     data: str | Path,
-    out: Path,
+    out: Path | None = None,
     *,
     checkpoint: Path | None = None,
     random: bool = False,
@@ -301,7 +302,7 @@ def run_host(
     device: torch.device | str = "cpu",
     batch: int | None = None,
     workers: int | None = None,
-    watch: Callable[[int, int | None], object] | None = None,
+    watch: Watch | None = None,
 ) -> Ran:
     """Evaluate every row of one host, in reference mode, with the paper's preprocessing.
 
@@ -313,7 +314,7 @@ def run_host(
         recipe: the table.
         host: one of its hosts.
         data: what `papr.evaluate.open_source` takes.
-        out: folder of the run; a run that was killed is taken up again.
+        out: folder of the run; see `papr.evaluate.evaluate`.
         checkpoint: see `create_host`.
         random: likewise.
         proposal: who looks instead of the paper's.
