@@ -111,12 +111,20 @@ def _count(model: nn.Module, recipe: Recipe, row: Row, proposal: Proposal, pixel
 
 
 def _random_host(host: HostWeights, device: torch.device) -> nn.Module:
-    """Without weights, the global random state left as it was."""
-    with torch.random.fork_rng(devices=[]), device:
+    """Without weights, the same draws every time, the global random state left as it was."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a run that is taken up again needs the same host
-        if host.counted in hub.VIDEO_HOSTS:
-            return hub.create_video(host.counted)[0]
-        return hub.create(host.name, pretrained=False, **host.arguments).eval()
+        try:
+            with device:
+                return _make(host)
+        except (RuntimeError, NotImplementedError):  # older timm reads tensors that it makes
+            return _make(host).to(device)
+
+
+def _make(host: HostWeights) -> nn.Module:
+    if host.counted in hub.VIDEO_HOSTS:
+        return hub.create_video(host.counted)[0]
+    return hub.create(host.name, pretrained=False, **host.arguments).eval()
 
 
 @dataclass(frozen=True)
