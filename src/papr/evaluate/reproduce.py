@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from papr import hub
 from papr.compare.cams import spread
@@ -114,11 +115,18 @@ def _random_host(host: HostWeights, device: torch.device) -> nn.Module:
     """Without weights, the same draws every time, the global random state left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a run that is taken up again needs the same host
-        try:
-            with device:
-                return _make(host)
-        except (RuntimeError, NotImplementedError):  # older timm reads tensors that it makes
-            return _make(host).to(device)
+        with device, _Readable():
+            return _make(host)
+
+
+class _Readable(TorchFunctionMode):
+    """Older timm reads the rates that it makes by linspace: those are real on the meta device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        own = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **(own | (kwargs or {})))
 
 
 def _make(host: HostWeights) -> nn.Module:
