@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, compare, compare_cam, demo, evaluate, export, mask, video
+from papr.cli import (
+    bench,
+    compare,
+    compare_cam,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    mask,
+    reproduce,
+    video,
+)
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -31,6 +42,8 @@ app.command()(compare_cam.compare_cam)
 app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
 app.command()(video.video)
+app.command()(doctor.doctor)
+app.command()(reproduce.reproduce)
 
 
 def _version(wanted: bool) -> None:
