@@ -15,13 +15,14 @@ from timm.data import create_transform
 from typer.testing import CliRunner
 
 import papr
+from papr.classes import number_labels
 from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import evaluate
 from papr.evaluate.contenders import contenders, names, weights_digest
 from papr.evaluate.loading import make_plan
 from papr.evaluate.runs import Folder, differences
-from papr.evaluate.sources import number_labels, open_source, take
+from papr.evaluate.sources import open_source, take
 from papr.later import Merge
 from tiny_data import CLASSES, KEEPS, SIZE, host, pictures
 

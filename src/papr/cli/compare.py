@@ -1,6 +1,5 @@
 """`papr compare`: PaPr beside what it must beat, on the user's own model and pictures."""
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from papr.baselines.resolution import LowerResolution
+from papr.classes import wordnet
 from papr.cli.common import (
     DTYPES,
     ProposalName,
@@ -256,14 +256,9 @@ def _sides(host: nn.Module) -> tuple[int, int]:
 def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
     """Class indices by the folders' WordNet ids, where all have one and the host is ImageNet's."""
     classes = getattr(host, "num_classes", getattr(getattr(host, "config", None), "num_labels", 0))
-    if classes != 1000 or not all(re.fullmatch(r"n\d{8}", path.parent.name) for path in paths):
+    if classes != 1000 or not all(path.parent.name in wordnet() for path in paths):
         return None
-    from timm.data import ImageNetInfo
-
-    index = {name: i for i, name in enumerate(ImageNetInfo().label_names())}
-    if not all(path.parent.name in index for path in paths):
-        return None
-    return {path: index[path.parent.name] for path in paths}
+    return {path: wordnet()[path.parent.name] for path in paths}
 
 
 def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalRow]:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from papr.evaluate.sources import DataError, Folder, number_labels, wordnet
+from papr.classes import number_labels, wordnet_above
+from papr.evaluate.sources import DataError, Folder
 from papr.images import SUFFIXES
 from papr.video import read_labels
 
@@ -101,20 +102,9 @@ def open_folder(
     names = sorted(numbers, key=numbers.__getitem__)
     labels, note = number_labels([names[target] for _, target in pairs], classes)
     if labels is None and classes == 1000:
-        above = _word_net_above(paths)
+        above = wordnet_above(paths)
         labels, note = (above, "") if above else (None, note)
     return Folder(root, paths, labels, ignored, note, "videos" if clips else "folder")
-
-
-def _word_net_above(paths: Sequence[str]) -> list[int] | None:
-    """ImageNet's classes by the nearest folder named by a WordNet id, at any level above."""
-    known, found = wordnet(), []
-    for path in paths:
-        label = next((known[part] for part in path.split("/")[-2::-1] if part in known), None)
-        if label is None:
-            return None
-        found.append(label)
-    return found
 
 
 def open_file(path: Path, *, clips: bool = False) -> Folder:

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from papr.classes import wordnet
 from papr.errors import ConfigError, one_line
 from papr.evaluate.shards import digest_files, to_class
-from papr.evaluate.sources import DataError, Item, Source, digest, wordnet
+from papr.evaluate.sources import DataError, Item, Source, digest
 
 _PREFIX = "hfds/"
 _NAME = re.compile(

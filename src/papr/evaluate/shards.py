@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from papr.classes import wordnet
 from papr.errors import ConfigError
-from papr.evaluate.sources import DataError, Item, Source, digest, readable, wordnet
+from papr.evaluate.sources import DataError, Item, Source, digest, readable
 from papr.images import SUFFIXES
 
 _ADDRESS = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://")

@@ -5,7 +5,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -186,39 +185,6 @@ def digest(lines: Iterable[str]) -> str:
     for line in lines:
         found.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return found.hexdigest()[:16]
-
-
-def number_labels(names: Sequence[str], classes: int | None) -> tuple[list[int] | None, str]:
-    """Class indices of a host for the names of folders, or None and why not.
-
-    WordNet ids are ImageNet's, however few of its classes are there. Other names count in sorted
-    order, if there are as many as the host has classes; then they are what it was trained on.
-
-    Args:
-        names: one a sample.
-        classes: how many the host has; None where it does not classify.
-    """
-    from timm.utils.misc import natural_key
-
-    distinct = sorted(set(names), key=natural_key)
-    if not classes:
-        return None, "the host does not classify: labels are not used"
-    index = wordnet() if classes == 1000 else {}
-    if all(name in index for name in distinct):
-        return [index[name] for name in names], ""
-    if len(distinct) == classes:
-        index = {name: i for i, name in enumerate(distinct)}
-        return [index[name] for name in names], ""
-    what = "no folders of classes" if len(distinct) < 2 else f"{len(distinct)} folders"
-    return None, f"{what} for the host's {classes} classes: labels are not used"
-
-
-@cache
-def wordnet() -> dict[str, int]:
-    """ImageNet's class indices by WordNet id."""
-    from timm.data import ImageNetInfo
-
-    return {name: i for i, name in enumerate(ImageNetInfo().label_names())}
 
 
 def open_source(
