@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, compare, compare_cam, demo, evaluate, export, mask, video
+from papr.cli import (
+    bench,
+    compare,
+    compare_cam,
+    demo,
+    drift,
+    evaluate,
+    export,
+    mask,
+    predict,
+    video,
+)
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -30,6 +41,8 @@ app.command()(compare.compare)
 app.command()(compare_cam.compare_cam)
 app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
+app.command()(predict.predict)
+app.command()(drift.drift)
 app.command()(video.video)
 
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -12,7 +11,7 @@ from torch import nn
 
 from papr.cli.common import DTYPES, errors, out, parse_list
 from papr.environment import pick_device
-from papr.hub import create_classifier
+from papr.hub import create_classifier, create_embedder
 
 Model = Annotated[
     str,
@@ -50,17 +49,17 @@ def make_host(
     dtype: str,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
+    embedder: bool = False,
 ) -> tuple[nn.Module, str]:
     """The host on its device, in its dtype, in eval mode; and what its weights are, in one word.
 
-    Under torchrun, "auto" takes the GPU of this process's number.
+    Under torchrun, "auto" takes the GPU of this process's number. An embedder may lack
+    a classifier.
     """
     kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
-    rank = os.environ.get("LOCAL_RANK")
-    if device == "auto" and rank is not None and torch.cuda.is_available():
-        device = f"cuda:{int(rank) % torch.cuda.device_count()}"
     target = pick_device(device)
-    host, weights = create_classifier(model, checkpoint, num_classes)
+    create = create_embedder if embedder else create_classifier
+    host, weights = create(model, checkpoint, num_classes)
     return host.to(device=target, dtype=kind), weights
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,11 @@ class Folder(Source):
     def item(self, number: int) -> Item:
         """The image with that number."""
         label = None if self.labels is None else self.labels[number]
-        return Item(self.paths[number], label, self.root / self.paths[number])
+        return replace(self.named(self.paths[number]), label=label)
+
+    def named(self, path: str) -> Item:
+        """The image at `path` in the folder, without its label."""
+        return Item(path, None, self.root / path)
 
     def identity(self) -> dict[str, Any]:
         """Names and labels, not where the folder lies."""
@@ -232,12 +236,16 @@ def open_source(data: str | Path, classes: int | None = None) -> Source:
     """The samples that `data` names.
 
     Args:
-        data: a folder of images.
+        data: a folder of images; or the address of images in object storage, see `Objects`.
         classes: how many classes the host has, for labels; None where it does not classify.
 
     Raises:
         DataError: nothing that can be read is there.
     """
+    if "://" in str(data):
+        from papr.evaluate.objects import open_objects
+
+        return open_objects(str(data))
     path = Path(data)
     if not path.exists():
         raise DataError(f"expected a folder of images, {path} does not exist")
