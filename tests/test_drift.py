@@ -17,7 +17,8 @@ import papr
 from papr.cli import app
 from papr.evaluate import drift
 from papr.evaluate import nearest as pieces
-from papr.evaluate.drift import Drift, Estimate, mean_of, percentile_of, share_of
+from papr.evaluate.drift import Column, Drift
+from papr.evaluate.estimates import Estimate, mean_of, percentile_of, share_of
 from papr.evaluate.predictor import Predictor
 from test_predict import host
 
@@ -141,8 +142,6 @@ def test_one_patch_less_drifts_little_and_what_is_wrong_is_said(folder, tmp_path
 
 
 def column_of(recall: tuple[float, float], again: tuple[float, float]):
-    from papr.evaluate.drift import Column
-
     kept, anew = (Estimate(sum(pair) / 2, *pair) for pair in (recall, again))
     sure = Estimate(1.0, 1.0, 1.0)
     return Column(

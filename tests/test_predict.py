@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 import papr
 from papr.cli import app
 from papr.evaluate import Objects, Predictor, open_source, predict, unpack_mask
-from papr.evaluate.ray_engine import Store
 from papr.evaluate.runs import Folder
+from papr.evaluate.stores import Store
 from papr.images import load_image
 
 SIZE = 64

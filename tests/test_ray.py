@@ -16,7 +16,7 @@ pa = pytest.importorskip("pyarrow")
 
 from papr.errors import ConfigError  # noqa: E402
 from papr.evaluate import Predictor, open_source, predict  # noqa: E402
-from papr.evaluate.ray_engine import Store  # noqa: E402
+from papr.evaluate.stores import Store  # noqa: E402
 
 SAMPLES, BATCH = 24, 2
 

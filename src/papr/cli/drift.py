@@ -37,7 +37,8 @@ from papr.errors import ConfigError
 
 if TYPE_CHECKING:
     from papr.evaluate import Drift
-    from papr.evaluate.drift import Column, Estimate
+    from papr.evaluate.drift import Column
+    from papr.evaluate.estimates import Estimate
 
 _EMBEDDINGS = ("classifier-input", "output")
 

@@ -1,11 +1,10 @@
 """Drift: may pruned queries meet an index of embeddings that the dense model made?"""
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from papr.environment import environment
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, class_count, classifier_path
 from papr.evaluate.contenders import Contender, contenders
+from papr.evaluate.estimates import Estimate, mean_of, percentile_of, share_of
 from papr.evaluate.evaluation import describe, statistics_of
 from papr.evaluate.loading import Batch, Prepare, Skipped, make_plan
 from papr.evaluate.nearest import SLACK, found_again, search
@@ -38,15 +38,6 @@ SCHEMA = pa.schema(
     ]
 )
 _CHUNK = 1024  # queries that are searched together
-_SIDES = 1.96  # standard errors of a 95 % interval
-
-
-class Estimate(NamedTuple):
-    """A figure and the 95 % interval that chance leaves it."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -381,28 +372,3 @@ def _cosines(dense: Any, pruned: Any) -> Tensor:
         one, other = (torch.from_numpy(np.array(array[rows])).double() for array in (dense, pruned))
         found.append((one * other).sum(1))
     return torch.cat(found).clamp(-1, 1)
-
-
-def mean_of(values: Tensor) -> Estimate:
-    """The mean, plus and minus 1.96 standard errors."""
-    values = values.double()
-    middle, error = float(values.mean()), _SIDES * float(values.std()) / math.sqrt(len(values))
-    return Estimate(middle, middle - error, middle + error)
-
-
-def share_of(values: Tensor) -> Estimate:
-    """The share of ones with Wilson's interval, which stays honest at 0 and 1."""
-    count, share = len(values), float(values.double().mean())
-    z = _SIDES**2 / count
-    middle = (share + z / 2) / (1 + z)
-    half = _SIDES / (1 + z) * math.sqrt(share * (1 - share) / count + z / (4 * count))
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def percentile_of(values: Tensor, q: float) -> Estimate:
-    """A percentile with the order statistics that bound it, whatever the distribution."""
-    ordered, count = values.sort().values, len(values)
-    half = _SIDES * math.sqrt(q * (1 - q) * count)
-    places = [q * count - half, q * count + half]
-    low, high = (float(ordered[min(count - 1, max(0, round(place)))]) for place in places)
-    return Estimate(float(np.quantile(ordered.numpy(), q)), low, high)

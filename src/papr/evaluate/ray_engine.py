@@ -7,139 +7,28 @@ session starts and after it ends all files are read for samples that are there t
 """
 
 import importlib.util
-import json
 import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import fs
 
 from papr.errors import ConfigError, PaprError
 from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, make_batch
-from papr.evaluate.objects import Objects, filesystem
+from papr.evaluate.objects import Objects
 from papr.evaluate.predictor import Predictor
-from papr.evaluate.runs import CONFIGURATION, ROWS, differences
+from papr.evaluate.runs import ROWS
 from papr.evaluate.sources import Chosen, DataError, Folder, Item, Source
-from papr.files import check_folder
+from papr.evaluate.stores import Store, writer
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 _NOTHING = np.empty(0, np.int64)
-
-
-class Store:
-    """The folder of a run on any file system.
-
-    Attributes:
-        out: a path, or an address such as s3://bucket/prefix.
-    """
-
-    def __init__(self, out: str) -> None:
-        self.out = out
-
-    def _open(self) -> tuple[fs.FileSystem, str]:
-        if "://" in self.out:
-            return filesystem(self.out)
-        return fs.LocalFileSystem(), str(Path(self.out).absolute())
-
-    def names(self) -> list[str]:
-        """The files of rows, in order."""
-        files, root = self._open()
-        found = files.get_file_info(fs.FileSelector(f"{root}/{ROWS}", allow_not_found=True))
-        return sorted(info.base_name for info in found if info.base_name.endswith(".parquet"))
-
-    def claim(self, configuration: dict[str, Any]) -> dict[str, Any]:
-        """As `runs.Folder.claim`; returns the configuration as it is stored."""
-        if "://" not in self.out:
-            check_folder(Path(self.out), "the output folder")
-        configuration = json.loads(json.dumps(configuration))
-        files, root = self._open()
-        try:
-            with files.open_input_file(f"{root}/{CONFIGURATION}") as file:
-                found = json.loads(file.read())
-        except FileNotFoundError:
-            if self.names():
-                raise ConfigError(
-                    f"expected an empty folder or one of a run, {self.out} has rows and no "
-                    f"{CONFIGURATION}"
-                ) from None
-            self._put(CONFIGURATION, json.dumps(configuration, indent=1).encode())
-            return configuration
-        if found != configuration:
-            raise ConfigError(
-                f"expected an output folder without rows of another configuration, {self.out} "
-                f"has some: {'; '.join(differences(found, configuration))}"
-            )
-        for name in self.names():
-            if name.startswith("."):  # what a killed session was writing
-                files.delete_file(f"{root}/{ROWS}/{name}")
-        return configuration
-
-    def _put(self, name: str, content: bytes | pa.Buffer) -> None:
-        """A file, whole or not at all: object storage shows none before it is closed."""
-        files, root = self._open()
-        target = f"{root}/{name}"
-        folder, _, last = target.rpartition("/")
-        files.create_dir(folder, recursive=True)
-        local = isinstance(files, fs.LocalFileSystem)
-        written = f"{folder}/.{uuid.uuid4().hex}-{last}" if local else target
-        with files.open_output_stream(written) as stream:
-            stream.write(content)
-        if local:
-            files.move(written, target)
-
-    def write(self, name: str, rows: pa.Table) -> None:
-        """A file of rows, over one of that name."""
-        buffer = pa.BufferOutputStream()
-        pq.write_table(rows, buffer)
-        self._put(f"{ROWS}/{name}", buffer.getvalue())
-
-    def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a file."""
-        files, root = self._open()
-        return pq.read_table(f"{root}/{ROWS}/{name}", columns=columns, filesystem=files)
-
-    def settle(self) -> dict[int, Any]:
-        """See that no sample is there twice; where one is, the first file's row stands.
-
-        Returns:
-            Shard -> the positions that have a row, ascending.
-        """
-        names = self.names()
-        keys = [self.read(name, ["shard", "position"]) for name in names]
-        file = np.repeat(np.arange(len(names)), [len(table) for table in keys])
-        shard, position = (
-            np.concatenate([_NOTHING, *(t[name].to_numpy().astype(np.int64) for t in keys)])
-            for name in ("shard", "position")
-        )
-        order = np.lexsort((file, position, shard))
-        twice = np.zeros(len(order), bool)
-        same = np.diff(shard[order]) == 0
-        twice[order[1:]] = same & (np.diff(position[order]) == 0)
-        for number in np.unique(file[twice]):
-            rows = self.read(names[number])
-            self.write(names[number], rows.filter(pa.array(~twice[file == number])))
-        shard, position = shard[~twice], position[~twice]
-        return {int(s): np.sort(position[shard == s]) for s in np.unique(shard)}
-
-    def count(self) -> tuple[int, list[Skipped]]:
-        """How many rows there are, and those without an answer, in order."""
-        total, skipped = 0, []
-        for name in self.names():
-            rows = self.read(name, ["shard", "position", "id", "error"])
-            total += len(rows)
-            for row in rows.filter(pc.is_valid(rows["error"])).to_pylist():
-                skipped.append((row["shard"], Skipped(row["position"], row["id"], row["error"])))
-        return total, [sample for _, sample in sorted(skipped)]
 
 
 def run_ray(
@@ -226,8 +115,7 @@ def _predict(
         num_cpus=1,
         num_gpus=gpus,
     )
-    # Writing is light: few tasks keep up, and each process that writes has to load papr first.
-    data.write_datasink(_sink(store, predictor.schema), concurrency=max(1, count // 4))
+    data.write_datasink(_sink(store, predictor.schema))
 
 
 def _actors(predictor: Predictor, actors: int | None) -> tuple[int, int]:
@@ -373,20 +261,25 @@ def _column(arrays: list[Any]) -> Any:
 def _sink(store: Store, schema: pa.Schema) -> Any:
     """What writes a task's rows as one file, whole, named by the task: done again, written over."""
     from ray.data import Datasink
-    from ray.data.block import BlockAccessor
 
-    session = uuid.uuid4().hex[:12]
+    session, write_file, folder = uuid.uuid4().hex[:12], writer(store.out), ROWS
 
     class Sink(Datasink):  # type: ignore[misc]
-        """Rows of a task to a file."""
+        """Rows of a task to a file. Like `writer` it names nothing of papr."""
 
         def write(self, blocks: Iterable[Any], ctx: Any) -> int:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+            from ray.data.block import BlockAccessor
+
             tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
             tables = [table.select(schema.names).cast(schema) for table in tables if len(table)]
             if not tables:
                 return 0
             rows = pa.concat_tables(tables)
-            store.write(f"{session}-{ctx.task_idx:06d}.parquet", rows)
+            buffer = pa.BufferOutputStream()
+            pq.write_table(rows, buffer)
+            write_file(f"{folder}/{session}-{ctx.task_idx:06d}.parquet", buffer.getvalue())
             return len(rows)
 
         def on_write_complete(self, *_: object) -> None:
