@@ -58,14 +58,13 @@ class Rows:
     """The `Answer` of a run that predicts: one row for each sample, readable or not."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self.schema, self.done = predictor, predictor.schema, 0
+        self.predictor, self.schema = predictor, predictor.schema
 
     def __call__(self, batch: Batch) -> pa.Table:
         """The rows of a batch."""
         found = self.predictor.columns(batch)
         positions = sorted([*batch.positions, *(sample.position for sample in batch.skipped)])
         found |= {"shard": [batch.part.shard] * len(positions), "position": positions}
-        self.done += len(positions)
         return pa.table(
             {
                 name: pa.array(found[name], self.schema.field(name).type)
@@ -152,13 +151,14 @@ def _run_local(
 ) -> tuple[int, list[Skipped], int, dict[str, Any]]:
     """Rows in all, those without an answer, those of this session, the whole configuration."""
     device = predictor.load().device.type
-    folder, rows = Folder(out), Rows(predictor)
+    folder = Folder(out)
     with joined() as ranks:
+        before = ranks.agree(folder.count() if ranks.first else None)
         run(
             folder,
             data,
             predictor.load().prepare,
-            rows,
+            Rows(predictor),
             configuration | {"device": device},
             plan,
             workers=workers,
@@ -168,4 +168,5 @@ def _run_local(
         )
     whole = folder.configuration()
     assert whole is not None
-    return folder.count(), folder.skipped(), rows.done, whole
+    count = folder.count()
+    return count, folder.skipped(), count - before, whole
