@@ -12,11 +12,13 @@ from papr.cli import (
     compare,
     compare_cam,
     demo,
+    doctor,
     drift,
     evaluate,
     export,
     mask,
     predict,
+    reproduce,
     video,
 )
 from papr.cli.common import errors
@@ -44,6 +46,8 @@ app.command()(export.export)
 app.command()(predict.predict)
 app.command()(drift.drift)
 app.command()(video.video)
+app.command()(doctor.doctor)
+app.command()(reproduce.reproduce)
 
 
 def _version(wanted: bool) -> None:
