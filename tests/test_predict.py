@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader
 import papr
 from papr.cli import app
 from papr.evaluate import Objects, Predictor, open_source, predict, unpack_mask
+from papr.evaluate.ray_engine import _ShardReader
 from papr.evaluate.runs import Folder
+from papr.evaluate.sources import DataError, Item, Source
 from papr.evaluate.stores import Store
 from papr.images import load_image
 
@@ -219,6 +221,48 @@ def test_a_folder_of_rays_rows_is_settled(tmp_path):
     assert [sample.reason for sample in skipped] == ["b", "c"]
     with pytest.raises(papr.errors.ConfigError, match="grid"):
         store.claim({"model": "m", "grid": (2, 3)})
+
+
+class Shards(Source):
+    """Two shards of bytes; the second breaks off."""
+
+    kind, shards, length, ignored, note = "shards", ("a", "b"), None, (), ""
+
+    def __init__(self, contents: list[bytes]) -> None:
+        self.contents = contents
+
+    def item(self, number):
+        raise NotImplementedError
+
+    def items(self, shard):
+        for number, content in enumerate(self.contents):
+            yield Item(f"{shard}/{number}", None, content)
+        if shard:
+            raise DataError("b breaks off")
+
+    def identity(self):
+        return {"kind": self.kind}
+
+
+def test_a_shard_that_ray_reads_leaves_out_what_has_rows(folder):
+    contents = [path.read_bytes() for path in sorted(folder.rglob("*.png"))[:5]]
+    prepare = Predictor(host, device="cpu").load().prepare
+    reader = _ShardReader(Shards([*contents, b"nothing"]), 2, prepare)
+    done = np.array([1, 2], np.int64).tobytes()
+    found = list(reader({"shard": np.array([1]), "done": np.array([done], dtype=object)}))
+    assert [len(batch["id"]) for batch in found] == [2, 2, 1]
+    whole = {
+        name: np.concatenate([list(batch[name]) for batch in found])
+        for name in found[0]
+        if name != "pixels"
+    }
+    assert whole["position"].tolist() == [0, 3, 4, 5, 6]
+    assert whole["id"].tolist() == ["1/0", "1/3", "1/4", "1/5", "b"]
+    assert whole["error"][:3].tolist() == [""] * 3
+    assert whole["error"][4] == "b breaks off"
+    assert whole["error"][3]
+    first = prepare(Item("", None, contents[0]))
+    assert (found[0]["pixels"][0] == first.numpy()).all()
 
 
 def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folder, tmp_path):

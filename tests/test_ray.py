@@ -1,7 +1,9 @@
 """Ray Data, for real: two actors on this machine, one of them killed in the middle of a run."""
 
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,18 +28,21 @@ def cluster(tmp_path, monkeypatch):
     """Three CPUs in name: two actors, and one that reads and writes."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    # A socket's path has 107 bytes at most, which pytest's folders may fill; Ray cleans its own.
+    # Not tmp_path: the path of a socket has 107 bytes at most.
+    folder = tempfile.mkdtemp(prefix="papr-ray-")
     ray.init(
         num_cpus=3,
         include_dashboard=False,
         object_store_memory=100_000_000,
         log_to_driver=False,
         configure_logging=False,
+        _temp_dir=folder,
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     monkeypatch.chdir(tmp_path)
     yield
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def slow_host(log: Path, together: bool):
