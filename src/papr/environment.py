@@ -12,10 +12,14 @@ from papr.errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:
-    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Under torchrun that is the GPU of this process's number.
+    """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            rank = os.environ.get("LOCAL_RANK")
+            return torch.device(f"cuda:{int(rank) % torch.cuda.device_count()}" if rank else "cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -38,6 +38,10 @@ VIDEO_HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+#: Of models of images and texts, what embeds images: the class they were saved as -> its tower.
+_TOWERS = {"CLIPModel": "CLIPVisionModelWithProjection", "SiglipModel": "SiglipVisionModel"}
+
+
 def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     """`timm.create_model`; where there is no network, weights come from the cache alone.
 
@@ -155,6 +159,53 @@ def create_classifier(
         transformers.AutoModelForImageClassification, name, "or name a timm model"
     )
     return host, "pretrained" if trained else "random"
+
+
+def create_embedder(
+    name: str, checkpoint: Path | None = None, classes: int | None = None
+) -> tuple[nn.Module, str]:
+    """A host of images for its embeddings, in eval mode: with a classifier or without.
+
+    Args:
+        name: as of `create_classifier`; of transformers also a model without a classifier, such as
+            DINOv2 or the vision tower of CLIP.
+        checkpoint: likewise.
+        classes: likewise; 0 for a timm model without its classifier.
+
+    Returns:
+        As `create_classifier`.
+
+    Raises:
+        ConfigError: as there.
+    """
+    kinds = _architectures(name)
+    if not kinds or any("Classification" in kind for kind in kinds):
+        return create_classifier(name, checkpoint, classes)
+    import transformers
+
+    kind = _TOWERS.get(kinds[0], kinds[0])
+    whole = kind.endswith(("Model", "WithProjection"))
+    own: Any = getattr(transformers, kind, None) if whole else None
+    own = own or transformers.AutoModel
+    host, trained = _from_hub(own, name, "or name a timm model")
+    return host, "pretrained" if trained else "random"
+
+
+def _architectures(name: str) -> list[str]:
+    """The classes that a model of transformers was saved as; empty where it is none."""
+    import timm
+
+    other = timm.is_model(name) or name.startswith("torchvision/")
+    if other or importlib.util.find_spec("transformers") is None:
+        return []
+    if "/" not in name and not Path(name).is_dir():
+        return []
+    from transformers import PretrainedConfig
+
+    with contextlib.suppress(OSError, ValueError), _patient_only_online():
+        found, _ = PretrainedConfig.get_config_dict(name)
+        return list(found.get("architectures") or [])
+    return []
 
 
 def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tuple[nn.Module, str]:

@@ -13,9 +13,11 @@ from papr.cli import (
     compare_cam,
     demo,
     doctor,
+    drift,
     evaluate,
     export,
     mask,
+    predict,
     reproduce,
     video,
 )
@@ -41,6 +43,8 @@ app.command()(compare.compare)
 app.command()(compare_cam.compare_cam)
 app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
+app.command()(predict.predict)
+app.command()(drift.drift)
 app.command()(video.video)
 app.command()(doctor.doctor)
 app.command()(reproduce.reproduce)

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -13,7 +12,7 @@ from torch import nn
 from papr.cli.common import DTYPES, errors, out, parse_list
 from papr.environment import pick_device
 from papr.errors import ConfigError
-from papr.hub import VIDEO_HOSTS, create_classifier, create_video, takes_clips
+from papr.hub import VIDEO_HOSTS, create_classifier, create_embedder, create_video, takes_clips
 from papr.video import POLICIES
 
 Model = Annotated[
@@ -64,15 +63,14 @@ def make_host(
     dtype: str,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
+    embedder: bool = False,
 ) -> tuple[nn.Module, str]:
     """The host on its device, in its dtype, in eval mode; and what its weights are, in one word.
 
-    Under torchrun, "auto" takes the GPU of this process's number.
+    Under torchrun, "auto" takes the GPU of this process's number. An embedder may lack
+    a classifier.
     """
     kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
-    rank = os.environ.get("LOCAL_RANK")
-    if device == "auto" and rank is not None and torch.cuda.is_available():
-        device = f"cuda:{int(rank) % torch.cuda.device_count()}"
     target = pick_device(device)
     if takes_clips(model):
         if checkpoint is not None or num_classes is not None:
@@ -82,7 +80,8 @@ def make_host(
         host, trained = create_video(model)
         weights = "pretrained" if trained else "random"
     else:
-        host, weights = create_classifier(model, checkpoint, num_classes)
+        create = create_embedder if embedder else create_classifier
+        host, weights = create(model, checkpoint, num_classes)
     return host.to(device=target, dtype=kind), weights
 
 

@@ -8,7 +8,11 @@ if importlib.util.find_spec("pyarrow") is None:
     raise ConfigError('expected pyarrow for papr.evaluate: pip install "papr-torch[eval]"')
 
 from papr.evaluate.contenders import Contender, contenders
+from papr.evaluate.drift import Drift, drift
 from papr.evaluate.evaluation import evaluate
+from papr.evaluate.objects import Objects
+from papr.evaluate.predicting import Prediction, predict
+from papr.evaluate.predictor import Predictor, unpack_mask
 from papr.evaluate.preparing import ImageFile, VideoFile, open_for, prepare_for
 from papr.evaluate.sources import DataError, Source, open_source
 from papr.evaluate.summary import Report, Result
@@ -16,14 +20,21 @@ from papr.evaluate.summary import Report, Result
 __all__ = [
     "Contender",
     "DataError",
+    "Drift",
     "ImageFile",
+    "Objects",
+    "Prediction",
+    "Predictor",
     "Report",
     "Result",
     "Source",
     "VideoFile",
     "contenders",
+    "drift",
     "evaluate",
     "open_for",
     "open_source",
+    "predict",
     "prepare_for",
+    "unpack_mask",
 ]

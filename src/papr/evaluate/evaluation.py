@@ -69,23 +69,9 @@ def evaluate(
     if not isinstance(data, Source):
         data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
-    found = [*contenders(host, configs, *_statistics(prepare)), *rivals]
+    found = [*contenders(host, configs, *statistics_of(prepare)), *rivals]
     weight = next(host.parameters())
-    common = {
-        "model": name or type(host).__name__,
-        "weights": weights_digest(host),
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "device": weight.device.type,
-        "prepare": getattr(prepare, "described", None) or repr(prepare),
-        "versions": _versions(),
-    }
-    keys = [fingerprint(contender.facts, repr(sorted(common.items()))) for contender in found]
-    configuration = common | {
-        "contenders": [
-            {"configuration": key, "name": contender.name, **contender.facts}
-            for key, contender in zip(keys, found, strict=True)
-        ]
-    }
+    keys, configuration = describe(host, name, prepare, found)
     plan = make_plan(data, batch or _usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
     folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
@@ -109,6 +95,29 @@ def evaluate(
         report = ranks.agree(report)
     assert report is not None
     return report
+
+
+def describe(
+    host: nn.Module, name: str, prepare: Prepare, found: Sequence[Contender]
+) -> tuple[list[str], dict[str, Any]]:
+    """The fingerprint of each contender, and plain data that says what is run."""
+    weight = next(host.parameters())
+    common = {
+        "model": name or type(host).__name__,
+        "weights": weights_digest(host),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": weight.device.type,
+        "prepare": getattr(prepare, "described", None) or repr(prepare),
+        "versions": _versions(),
+    }
+    keys = [fingerprint(contender.facts, repr(sorted(common.items()))) for contender in found]
+    configuration = common | {
+        "contenders": [
+            {"configuration": key, "name": contender.name, **contender.facts}
+            for key, contender in zip(keys, found, strict=True)
+        ]
+    }
+    return keys, configuration
 
 
 def _usual_batch(gpu: bool, prepare: Prepare) -> int:
@@ -147,7 +156,8 @@ def _report(
     )
 
 
-def _statistics(prepare: Prepare) -> tuple[Any, Any]:
+def statistics_of(prepare: Prepare) -> tuple[Any, Any]:
+    """Mean and standard deviation of what `prepare` makes; None where it does not say."""
     return getattr(prepare, "mean", None), getattr(prepare, "std", None)
 
 

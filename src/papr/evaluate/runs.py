@@ -43,7 +43,7 @@ class Answer(Protocol):
     schema: pa.Schema
 
     def __call__(self, batch: Batch) -> pa.Table:
-        """The rows of a batch, in the order of its samples; none where all were skipped."""
+        """The rows of a batch, in the order of its samples; `batch.pixels` may be None."""
 
     def times(self) -> dict[str, Any]:
         """What was timed since the last call, for the line of a part; may be empty."""
@@ -122,6 +122,10 @@ class Folder:
         """Samples that could not be read, in order."""
         found = [_meta(pq.read_schema(path))["skipped"] for _, path in self.parts()]
         return [Skipped(*sample) for part in found for sample in part]
+
+    def count(self) -> int:
+        """How many rows there are."""
+        return sum(pq.read_metadata(path).num_rows for _, path in self.parts())
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows, part by part, in the order of the samples."""
@@ -278,8 +282,7 @@ def _answer_all(
             return
         open_part = waiting.setdefault(batch.part, _Open())
         open_part.skipped += batch.skipped
-        if batch.pixels is not None:
-            open_part.tables.append(answer(batch))
+        open_part.tables.append(answer(batch))
         if batch.closes:
             del waiting[batch.part]
             now = time.perf_counter()

@@ -4,7 +4,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,11 @@ class Folder(Source):
     def item(self, number: int) -> Item:
         """The image with that number."""
         label = None if self.labels is None else self.labels[number]
-        return Item(readable(self.paths[number]), label, self.root / self.paths[number])
+        return replace(self.named(self.paths[number]), label=label)
+
+    def named(self, path: str) -> Item:
+        """The image at `path` in the folder, without its label."""
+        return Item(readable(path), None, self.root / path)
 
     def identity(self) -> dict[str, Any]:
         """Names and labels, not where the folder lies."""
@@ -202,6 +206,7 @@ def open_source(
               shards (.tar), of Parquet files, or what `datasets` saved there;
             - a file: an image, a shard, a .parquet, or a list (.txt, .csv: a path and a class
               number per line, see `papr.video.read_labels`);
+            - the address of images in object storage, see `papr.evaluate.objects`;
             - shards by a pattern or an address: `shards/{000..009}.tar`, `pipe:...`,
               `https://...`, opened by `webdataset`;
             - `NAME:SPLIT` or `hfds/NAME[/CONFIG][:SPLIT[:LABEL]]`, a data set of the Hugging Face
@@ -214,7 +219,7 @@ def open_source(
     Raises:
         DataError: nothing that can be read is there, or it is no list and has a root.
     """
-    from papr.evaluate import folders, huggingface, shards
+    from papr.evaluate import folders, huggingface, objects, shards
 
     text, path = str(data), Path(data)
     listed = path.suffix.lower() in (".txt", ".csv")
@@ -227,6 +232,8 @@ def open_source(
             return folders.open_list(path, classes, Path(root) if root else None, clips=clips)
         if folders.suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
             return folders.open_file(path, clips=clips)
+    if not clips and objects.is_address(text) and not shards.is_shard(text):
+        return objects.open_objects(text)
     if not clips and shards.names_shards(text):
         return shards.open_shards(text, classes)
     if not clips and huggingface.names_data_set(text):

@@ -1,0 +1,183 @@
+"""`papr drift`: may pruned queries meet an index that the dense model made?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from papr.cli.common import (
+    MergeR,
+    ProposalName,
+    ProposalSize,
+    Stages,
+    errors,
+    out,
+    parse_keeps,
+    parse_list,
+    parse_merge,
+    parse_proposal_size,
+    parse_stages,
+)
+from papr.cli.hosting import (
+    BatchSize,
+    Checkpoint,
+    Data,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Rate,
+    Workers,
+    make_host,
+)
+from papr.config import DEFAULT_PROPOSAL, PruneConfig
+from papr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from papr.evaluate import Drift
+    from papr.evaluate.drift import Column
+    from papr.evaluate.estimates import Estimate
+
+_EMBEDDINGS = ("classifier-input", "output")
+
+
+def drift(
+    data: Data,
+    model: Model = "vit_base_patch16_224",
+    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5",
+    embedding: Annotated[
+        str,
+        typer.Option(
+            help="classifier-input: what goes into the classifier; output: what the model returns, "
+            "such as CLIP's projection. Alike where there is no classifier."
+        ),
+    ] = "classifier-input",
+    k: Annotated[str, typer.Option("--k", help="Of recall@k.")] = "1,5,10",
+    queries: Annotated[
+        int, typer.Option(min=2, help="Ask with so many images at most; the index is whole.")
+    ] = 10_000,
+    target_recall: Annotated[
+        float, typer.Option(help="Recall at the largest k that an index is kept for.")
+    ] = 0.95,
+    merge_r: MergeR = None,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
+    stages: Stages = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Classes of a timm model; 0 for its features alone."),
+    ] = None,
+    batch: BatchSize = None,
+    workers: Workers = None,
+    limit: Limit = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("papr-drift"),
+) -> None:
+    """Embed a data set dense and pruned, and search the dense index with pruned queries.
+
+    For people who keep an index of embeddings and would like to prune the queries. "recall@k" is
+    the share of a dense query's k nearest images (by cosine, itself left out) that the pruned query
+    finds in the dense index; "in a pruned index", had the index been embedded anew. "finds itself"
+    is how often the pruned query's nearest is its own image. Figures have 95 % intervals.
+
+    Embeddings are written to OUT/rows as Parquet while it goes, figures to OUT/summary.json.
+    Killed, the same command goes on. The search compares every query to every image.
+
+    Example: papr drift --data photos --model vit_small_patch14_dinov2 --keep 0.7,0.5
+    """
+    from papr.evaluate import drift as run
+    from papr.evaluate import open_source
+    from papr.evaluate.answers import class_count
+    from papr.evaluate.sources import take
+
+    if embedding not in _EMBEDDINGS:
+        raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
+    configs = [
+        PruneConfig(
+            fraction,
+            proposal=proposal,
+            proposal_size=parse_proposal_size(proposal_size),
+            stages=parse_stages(stages),
+            merge=parse_merge(merge_r),
+        )
+        for fraction in parse_keeps(keep)
+    ]
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes, embedder=True)
+    source = open_source(data, class_count(host))
+    source = source if limit is None else take(source, limit)
+    with Rate() as bar:
+        found = run(
+            host,
+            source,
+            configs,
+            out_dir,
+            name=model,
+            output=embedding == "output",
+            ks=parse_list(k, int, "--k"),
+            queries=queries,
+            target=target_recall,
+            batch=batch,
+            workers=workers,
+            watch=bar.watch,
+        )
+    if not bar.disable:
+        _show(found, model, weights, out_dir)
+
+
+def _show(found: "Drift", model: str, weights: str, out_dir: Path) -> None:
+    out.print(_table(found, model))
+    for column in found.columns:
+        out.print(f"{column.name}: {_say(found, column)}", highlight=False)
+    if weights == "random":
+        out.print(
+            "[yellow]The host's weights are random: this says nothing of a trained one.[/yellow]"
+        )
+    for sample in found.skipped:
+        errors.print(sample.reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"written: {out_dir}", soft_wrap=True, highlight=False)
+
+
+def _table(found: "Drift", model: str) -> Table:
+    title = f"{model}: {found.images} images, {found.width} numbers each, {found.queries} queries"
+    table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in found.columns:
+        table.add_column(column.name, justify="right")
+    lines = {
+        "cosine, mean": [_cell(c.cosine, 4) for c in found.columns],
+        "cosine, 5th percentile": [_cell(c.fifth, 4) for c in found.columns],
+        "cosine, least": [f"{c.least:.4f}" for c in found.columns],
+    }
+    for k in found.columns[0].recall:
+        lines[f"recall@{k}"] = [_cell(c.recall[k]) for c in found.columns]
+    lines["finds itself"] = [_cell(c.own) for c in found.columns]
+    for k in found.columns[0].again:
+        lines[f"recall@{k} in a pruned index"] = [_cell(c.again[k]) for c in found.columns]
+    for name, cells in lines.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def _cell(found: "Estimate", digits: int = 3) -> str:
+    return f"{found.value:.{digits}f} [dim]({found.low:.{digits}f}-{found.high:.{digits}f})[/dim]"
+
+
+def _say(found: "Drift", column: "Column") -> str:
+    k = max(column.recall)
+    kept, again = (
+        f"{estimate.value:.1%} ({estimate.low:.1%}-{estimate.high:.1%})"
+        for estimate in (column.recall[k], column.again[k])
+    )
+    wanted = f"{found.target:.0%}"
+    return {
+        "keep": f"keep the index: pruned queries find {kept} of the {k} nearest, {wanted} wanted.",
+        "re-embed": f"re-embed the index, pruned: pruned queries find {kept} of the {k} nearest in "
+        f"the dense index and {again} in a pruned one, {wanted} wanted.",
+        "dense": f"do not prune at this keep, or live with other neighbours: pruned queries find "
+        f"{kept} of the {k} nearest, in a re-embedded index {again}; {wanted} wanted.",
+        "unclear": f"too few queries to tell: {kept} of the {k} nearest, in a re-embedded index "
+        f"{again}; {wanted} wanted. Take more images.",
+    }[found.verdict(column)]

@@ -1,0 +1,134 @@
+"""`papr predict`: a whole data set through one model, answers to Parquet."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from papr.cli.common import (
+    DTYPES,
+    MergeR,
+    ProposalName,
+    ProposalSize,
+    Stages,
+    errors,
+    out,
+    parse_list,
+    parse_merge,
+    parse_proposal_size,
+    parse_stages,
+)
+from papr.cli.hosting import (
+    BatchSize,
+    Checkpoint,
+    Data,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Rate,
+    Workers,
+)
+from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
+
+_SHOWN = 10  # unreadable samples that are named on the screen; all are in the rows
+
+
+def predict(
+    data: Data,
+    out_dir: Annotated[
+        str,
+        typer.Option("--out", help="Folder of the run; with --engine ray also s3:// and the like."),
+    ],
+    model: Model = "vit_base_patch16_224",
+    keep: Annotated[float, typer.Option(help="Fraction of patches to keep; 1 for all.")] = 0.5,
+    outputs: Annotated[
+        str, typer.Option(help="What to write, among labels, embeddings, masks.")
+    ] = "labels,embeddings,masks",
+    engine: Annotated[
+        str, typer.Option(help="local: this process, or torchrun's; ray: Ray Data.")
+    ] = "local",
+    merge_r: MergeR = None,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
+    stages: Stages = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Classes of a timm model; 0 for its features alone."),
+    ] = None,
+    batch: BatchSize = None,
+    workers: Workers = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="--engine ray: processes that hold the model; one a GPU."),
+    ] = None,
+    limit: Limit = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+) -> None:
+    """Answer every sample of a data set with a pruned model; killed, the same command goes on.
+
+    One row a sample is written to OUT/rows as Parquet: id, the likeliest class (label), top5 and
+    score, the embedding, the mask of kept patches with its grid, or an error where it cannot be
+    read. Read them with any reader of Parquet; papr.evaluate.unpack_mask gives a mask as an array.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m papr predict ...; several machines: the same with
+    torchrun's own options, or --engine ray. docs/at_scale.md has both.
+
+    Example: papr predict --data photos --out answers --model vit_base_patch16_224 --keep 0.5
+    """
+    from papr.evaluate import Predictor, open_source
+    from papr.evaluate import predict as run
+    from papr.evaluate.answers import class_count
+    from papr.evaluate.sources import take
+
+    config = PruneConfig(
+        check_keep(keep),
+        proposal=proposal,
+        proposal_size=parse_proposal_size(proposal_size),
+        stages=parse_stages(stages),
+        merge=parse_merge(merge_r),
+    )
+    parse_list(dtype, lambda name: DTYPES[name], "--dtype")
+    predictor = Predictor(
+        model,
+        config,
+        device=device,
+        dtype=dtype,
+        outputs=parse_list(outputs, str, "--outputs"),
+        checkpoint=checkpoint,
+        num_classes=num_classes,
+    )
+    loaded = predictor.load()
+    source = open_source(data, class_count(loaded.host))
+    source = source if limit is None else take(source, limit)
+    with Rate() as bar:
+        found = run(
+            predictor,
+            source,
+            out_dir,
+            engine=engine,
+            batch=batch,
+            workers=workers,
+            actors=actors,
+            watch=bar.watch,
+        )
+    if os.environ.get("RANK", "0") != "0":
+        return
+    rate = f" at {found.done / found.seconds:.1f} a second" if found.done else ""
+    out.print(
+        f"{found.samples} samples, {found.done} of them now{rate}; {loaded.weights} weights",
+        highlight=False,
+    )
+    if loaded.weights == "random":
+        out.print("[yellow]The host's weights are random: its labels mean nothing.[/yellow]")
+    for sample in found.skipped[:_SHOWN]:
+        errors.print(sample.reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if found.skipped:
+        out.print(f"{len(found.skipped)} could not be read; their rows say why", highlight=False)
+    if found.ignored:
+        out.print(f"{len(found.ignored)} files are no images", highlight=False)
+    place = found.out if "://" in found.out else str(Path(found.out))
+    out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)

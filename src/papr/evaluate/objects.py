@@ -1,0 +1,94 @@
+"""Images in object storage: anything that pyarrow has a file system for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from pyarrow import fs
+
+from papr.errors import one_line
+from papr.evaluate.sources import DataError, Item, Source, digest
+from papr.images import SUFFIXES
+
+_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
+
+
+@dataclass
+class Objects(Source):
+    """Images below an address such as s3://bucket/prefix, without labels.
+
+    Attributes:
+        address: as `pyarrow.fs.FileSystem.from_uri` takes it: s3://, gs://, hdfs://, file:// ...
+        paths: below it, in order.
+    """
+
+    address: str
+    paths: list[str]
+    ignored: Sequence[str] = ()
+    note: str = "labels are not read from object storage"
+    kind: str = "objects"
+    shards: Sequence[str] = field(init=False)
+    length: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shards, self.length = (self.address,), len(self.paths)
+
+    def item(self, number: int) -> Item:
+        """The image with that number, fetched."""
+        return self.named(self.paths[number])
+
+    def named(self, path: str) -> Item:
+        """The image at `path` below the address.
+
+        Raises:
+            DataError: it cannot be fetched.
+        """
+        files, root = filesystem(self.address)
+        try:
+            with files.open_input_file(f"{root}/{path}") as file:
+                return Item(path, None, file.read())
+        except OSError as error:
+            raise DataError(f"cannot fetch {path}: {one_line(error)}") from None
+
+    def identity(self) -> dict[str, Any]:
+        """The names, not where they lie."""
+        return {"kind": self.kind, "samples": self.length, "digest": digest(self.paths)}
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address of a kind that pyarrow has a file system for."""
+    return text.partition("://")[0] in _SCHEMES and "://" in text
+
+
+@lru_cache(maxsize=8)
+def filesystem(address: str) -> tuple[fs.FileSystem, str]:
+    """The file system of an address, and the path in it.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        files, path = fs.FileSystem.from_uri(address)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot open {address}: {one_line(error)}") from None
+    return files, path.rstrip("/")
+
+
+def open_objects(address: str) -> Objects:
+    """The images below an address, in the order of their names.
+
+    Raises:
+        DataError: it cannot be listed, or no image is there.
+    """
+    files, root = filesystem(address)
+    try:
+        found = files.get_file_info(fs.FileSelector(root, recursive=True))
+    except OSError as error:
+        raise DataError(f"cannot list {address}: {one_line(error)}") from None
+    names = sorted(i.path[len(root) + 1 :] for i in found if i.type == fs.FileType.File)
+    paths = [name for name in names if name.lower().endswith(tuple(SUFFIXES))]
+    if not paths:
+        raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {address}, none")
+    known = set(paths)
+    return Objects(address, paths, [name for name in names if name not in known])

@@ -1,0 +1,149 @@
+"""The folder of a run on any file system that pyarrow knows, for rows that many machines write."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from papr.errors import ConfigError
+from papr.evaluate.loading import Skipped
+from papr.evaluate.objects import filesystem
+from papr.evaluate.runs import CONFIGURATION, ROWS, differences
+from papr.files import check_folder
+
+_NOTHING = np.empty(0, np.int64)
+
+
+def writer(out: str) -> Callable[[str, Any], None]:
+    """What writes bytes to a file below `out`, whole or not at all.
+
+    It names nothing of papr, so that a process that unpickles it need not load papr: that takes
+    longer than writing does.
+    """
+
+    def write(name: str, content: Any) -> None:
+        import uuid
+        from pathlib import Path
+
+        from pyarrow import fs
+
+        if "://" in out:
+            files, root = fs.FileSystem.from_uri(out)
+        else:
+            files, root = fs.LocalFileSystem(), str(Path(out).absolute())
+        folder, _, last = f"{root.rstrip('/')}/{name}".rpartition("/")
+        files.create_dir(folder, recursive=True)
+        # Object storage shows no file before it is closed.
+        local = isinstance(files, fs.LocalFileSystem)
+        written = f"{folder}/.{uuid.uuid4().hex}-{last}" if local else f"{folder}/{last}"
+        with files.open_output_stream(written) as stream:
+            stream.write(content)
+        if local:
+            files.move(written, f"{folder}/{last}")
+
+    return write
+
+
+class Store:
+    """The folder of a run on any file system.
+
+    Attributes:
+        out: a path, or an address such as s3://bucket/prefix.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def _open(self) -> tuple[fs.FileSystem, str]:
+        if "://" in self.out:
+            return filesystem(self.out)
+        return fs.LocalFileSystem(), str(Path(self.out).absolute())
+
+    def names(self) -> list[str]:
+        """The files of rows, in order."""
+        return [name for name in self._all() if not name.startswith(".")]
+
+    def _all(self) -> list[str]:
+        """These and those that are being written."""
+        files, root = self._open()
+        found = files.get_file_info(fs.FileSelector(f"{root}/{ROWS}", allow_not_found=True))
+        return sorted(info.base_name for info in found if info.base_name.endswith(".parquet"))
+
+    def claim(self, configuration: dict[str, Any]) -> dict[str, Any]:
+        """As `runs.Folder.claim`; returns the configuration as it is stored."""
+        if "://" not in self.out:
+            check_folder(Path(self.out), "the output folder")
+        configuration = json.loads(json.dumps(configuration))
+        files, root = self._open()
+        try:
+            with files.open_input_file(f"{root}/{CONFIGURATION}") as file:
+                found = json.loads(file.read())
+        except FileNotFoundError:
+            if self.names():
+                raise ConfigError(
+                    f"expected an empty folder or one of a run, {self.out} has rows and no "
+                    f"{CONFIGURATION}"
+                ) from None
+            writer(self.out)(CONFIGURATION, json.dumps(configuration, indent=1).encode())
+            return configuration
+        if found != configuration:
+            raise ConfigError(
+                f"expected an output folder without rows of another configuration, {self.out} "
+                f"has some: {'; '.join(differences(found, configuration))}"
+            )
+        return configuration
+
+    def write(self, name: str, rows: pa.Table) -> None:
+        """A file of rows, over one of that name."""
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows, buffer)
+        writer(self.out)(f"{ROWS}/{name}", buffer.getvalue())
+
+    def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a file."""
+        files, root = self._open()
+        return pq.read_table(f"{root}/{ROWS}/{name}", columns=columns, filesystem=files)
+
+    def settle(self) -> dict[int, Any]:
+        """See that no sample is there twice; where one is, the first file's row stands.
+
+        To be called while nobody writes: what a killed process was writing is deleted.
+
+        Returns:
+            Shard -> the positions that have a row, ascending.
+        """
+        files, root = self._open()
+        for name in set(self._all()) - set(self.names()):
+            files.delete_file(f"{root}/{ROWS}/{name}")
+        names = self.names()
+        keys = [self.read(name, ["shard", "position"]) for name in names]
+        file = np.repeat(np.arange(len(names)), [len(table) for table in keys])
+        shard, position = (
+            np.concatenate([_NOTHING, *(t[name].to_numpy().astype(np.int64) for t in keys)])
+            for name in ("shard", "position")
+        )
+        order = np.lexsort((file, position, shard))
+        twice = np.zeros(len(order), bool)
+        same = np.diff(shard[order]) == 0
+        twice[order[1:]] = same & (np.diff(position[order]) == 0)
+        for number in np.unique(file[twice]):
+            rows = self.read(names[number])
+            self.write(names[number], rows.filter(pa.array(~twice[file == number])))
+        shard, position = shard[~twice], position[~twice]
+        return {int(s): np.sort(position[shard == s]) for s in np.unique(shard)}
+
+    def count(self) -> tuple[int, list[Skipped]]:
+        """How many rows there are, and those without an answer, in order."""
+        total, skipped = 0, []
+        for name in self.names():
+            rows = self.read(name, ["shard", "position", "id", "error"])
+            total += len(rows)
+            for row in rows.filter(pc.is_valid(rows["error"])).to_pylist():
+                skipped.append((row["shard"], Skipped(row["position"], row["id"], row["error"])))
+        return total, [sample for _, sample in sorted(skipped)]
