@@ -74,8 +74,8 @@ def prune(
             `torch.compile` or DistributedDataParallel may be given as it is.
         keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, and then
             nothing else; or the path of a file that holds one (as text it ends with .json), such as
-            the "chosen.json" of `papr tune`. "auto": each image keeps as many as carry a share of its significance, from 0.75 to 1.25
-            times `target`; see `papr.calibrate`.
+            the "chosen.json" of `papr tune`. "auto": each image keeps as many as carry a share of
+            its significance, from 0.75 to 1.25 times `target`; see `papr.calibrate`.
         proposal: who looks first; see `papr.Proposal`.
         proposal_size: resolution the proposal runs at; see `PruneConfig`.
         reference: exact semantics of the paper's reference; see `PruneConfig`.

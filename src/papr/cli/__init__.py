@@ -8,6 +8,7 @@ import typer
 
 import papr
 from papr.cli import bench, compare, compare_cam, demo, export, mask, video
+from papr.cli import sweep as sweep_command
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(compare.compare)
 app.command()(compare_cam.compare_cam)
 app.command()(export.export)
 app.command()(video.video)
+app.command()(sweep_command.sweep)
 
 
 def _version(wanted: bool) -> None:

@@ -34,7 +34,7 @@ _EVIT_BLOCK = 3
 #: PaPr keeps this many times more where merging takes tokens away too: 0.6 beside 0.5.
 _WITH_MERGING = 1.2
 #: Options of `papr.prune` that hold for every selection; the others are PaPr's own.
-_SHARED = ("stages", "attention", "reference", "mean", "std", "trace")
+SHARED = ("stages", "attention", "reference", "mean", "std", "trace")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Makers:
         self.seed = seed
         self.dense = unprune(twin(unwrap(model))).eval()
         self.example, self.keep, self.options = example, keep, dict(options)
-        self.shared = {name: options[name] for name in _SHARED if name in options}
+        self.shared = {name: options[name] for name in SHARED if name in options}
         self.plan = find_plan(self.dense)
         self.notes: dict[str, str] = {}
         self.patches = _patches(self.dense, self.plan, example)
