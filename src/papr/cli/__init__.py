@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, compare, compare_cam, demo, export, mask, video
-from papr.cli import sweep as sweep_command
+from papr.cli import bench, compare, compare_cam, demo, evaluate, export, mask, video
+from papr.cli import sweep as sweeping
+
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -29,9 +30,10 @@ app.command()(mask.mask)
 app.command()(bench.bench)
 app.command()(compare.compare)
 app.command()(compare_cam.compare_cam)
+app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
 app.command()(video.video)
-app.command()(sweep_command.sweep)
+app.command()(sweeping.sweep)
 
 
 def _version(wanted: bool) -> None:

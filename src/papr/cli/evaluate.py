@@ -1,7 +1,8 @@
 """`papr eval`: what pruning costs in answers and saves in time, on a whole data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -32,11 +33,18 @@ from papr.cli.hosting import (
     NumClasses,
     Rate,
     Workers,
+    first,
     make_host,
+    say,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.environment import describe_device
-from papr.errors import ConfigError
+
+if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
+    from papr.evaluate.loading import Skipped
+    from papr.evaluate.summary import Report
+
+_SHOWN = 10
 
 
 def evaluate(
@@ -52,6 +60,14 @@ def evaluate(
     num_classes: NumClasses = None,
     batch: BatchSize = None,
     workers: Workers = None,
+    part: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Samples a file of rows, which is what a killed run loses at most; by default a "
+            "hundredth of them, 64 to 8192.",
+        ),
+    ] = None,
     limit: Limit = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -65,7 +81,8 @@ def evaluate(
     Every sample goes through the dense model and every --keep, in turns. "agree" is how often the
     answer is the dense model's, "cosine" how near the embedding is to its; top-1 and top-5 need
     labels: folders named by WordNet ids, or as many folders as the model has classes. Time is of
-    the forward pass, the proposal included, medians over batches (quartiles in --out).
+    the forward pass, the proposal included, medians over batches (quartiles in wide
+    terminals).
 
     Rows (sample, label, top-5, share of patches kept, agreement, configuration) are written to
     OUT/rows as Parquet while it goes, figures to OUT/summary.json. Samples that cannot be read are
@@ -95,6 +112,7 @@ def evaluate(
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_source(data, class_count(host))
     source = source if limit is None else take(source, limit)
+    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate() as bar:
         report = run(
             host,
@@ -103,7 +121,68 @@ def evaluate(
             out_dir,
             name=model,
             batch=batch,
+            part=part,
             workers=workers,
             watch=bar.watch,
         )
-    # TODO
+    if not first():
+        return
+    out.print(results_table(report))
+    _explain(report, weights)
+
+
+def results_table(report: "Report") -> Table:
+    """One line for each contender: what it answers beside what it costs."""
+    results = report.results
+    known = {"top-1": "top1", "top-5": "top5", "agree": "agreement", "cosine": "cosine"}
+    shares = {h: name for h, name in known.items() if getattr(results[0], name) is not None}
+    title = f"{results[0].images} images"
+    table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].min_width = min(24, max(len(result.name) for result in results))
+    for heading in (*shares, "GMACs", "images/s", "speed-up", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        speed = result.images_per_second
+        table.add_row(
+            result.name,
+            *(f"{getattr(result, name):.3f}" for name in shares.values()),
+            f"{result.gmacs:.2f}",
+            "" if speed is None else f"{speed:.1f}",
+            "" if result.speedup is None else _speedup(result.speedup),
+            "" if result.peak_mb is None else f"{result.peak_mb:.0f}",
+        )
+    return table
+
+
+def _speedup(ratio: tuple[float, float, float]) -> str:
+    return with_quartiles(ratio) if out.width >= 90 else f"{ratio[0]:.2f}"
+
+
+def _explain(report: "Report", weights: str) -> None:
+    """What the table does not say by itself."""
+    waited = report.waited / report.wall if report.wall else 0.0
+    out.print(
+        f"Forward passes in turns, medians over batches; {waited:.0%} of the time the model waited "
+        "for the loader.",
+        highlight=False,
+    )
+    if report.note:
+        out.print(report.note, style="dim", highlight=False, markup=False)
+    if weights == "random":
+        out.print("[yellow]The weights are random: answers mean nothing, only costs do.[/yellow]")
+    name_left_out(report.skipped, report.ignored)
+    out.print(f"rows and figures in {report.folder}", highlight=False, markup=False)
+
+
+def name_left_out(skipped: "Sequence[Skipped]", ignored: Sequence[str]) -> None:
+    """Name samples without a row, the first few of each kind; all are in summary.json."""
+    if skipped:
+        errors.print(f"{len(skipped)} samples could not be read and have no row:", style="red")
+        for sample in skipped[:_SHOWN]:
+            errors.print(f"  {sample.id}: {sample.reason}", highlight=False, markup=False)
+    if ignored:
+        errors.print(f"{len(ignored)} files are no images by their names and were left out:")
+        for name in ignored[:_SHOWN]:
+            errors.print(f"  {name}", highlight=False, markup=False)
+    if max(len(skipped), len(ignored)) > _SHOWN:
+        errors.print("  ... all of them are named in summary.json")

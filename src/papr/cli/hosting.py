@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.text import Text
 from torch import nn
 
-from papr.cli.common import DTYPES, errors, parse_list
+from papr.cli.common import DTYPES, errors, out, parse_list
 from papr.environment import pick_device
 from papr.hub import create_classifier
 
@@ -64,6 +64,17 @@ def make_host(
     return host.to(device=target, dtype=kind), weights
 
 
+def first() -> bool:
+    """Whether this process speaks: alone, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line, once however many processes there are."""
+    if first():
+        out.print(text, highlight=False, markup=False)
+
+
 class Rate(Progress):
     """A bar over samples with their rate and the remaining time, on standard error.
 
@@ -80,7 +91,7 @@ class Rate(Progress):
             TimeRemainingColumn(),
             console=errors,
             transient=True,
-            disable=os.environ.get("RANK", "0") != "0",
+            disable=not first(),
         )
         self._task = self.add_task("starting", total=None, count="")
         self._found: int | None = None  # samples that an earlier session had done

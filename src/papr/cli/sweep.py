@@ -1,6 +1,5 @@
 """`papr sweep`: a grid of configurations beside the baselines, as plots and a table."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from papr.cli.common import (
     parse_proposal_size,
     parse_stages,
 )
+from papr.cli.evaluate import name_left_out
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
@@ -29,7 +29,9 @@ from papr.cli.hosting import (
     NumClasses,
     Rate,
     Workers,
+    first,
     make_host,
+    say,
 )
 from papr.config import DEFAULT_PROPOSAL, ProposalSize
 from papr.environment import describe_device
@@ -115,6 +117,7 @@ def sweep(
     configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)
     source = open_source(data, class_count(host))
     source = source if limit is None else take(source, limit)
+    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate() as bar:
         found = run(
             host,
@@ -129,12 +132,11 @@ def sweep(
             workers=workers,
             watch=bar.watch,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if not first():
         return
-    target = next(host.parameters()).device
+    device = describe_device(next(host.parameters()).device)
     images = found.points[0].result.images
-    note = f"{model} ({weights} weights), {images} images, {describe_device(target)}"
-    out.print(f"{note}, torch {torch.__version__}", highlight=False)
+    note = f"{model} ({weights} weights), {images} images, {device}, torch {torch.__version__}"
     out.print(table(found))
     written = found.write(out_dir, note, html)
     explain(found, weights)
@@ -180,8 +182,7 @@ def explain(found: "Sweep", weights: str) -> None:
     )
     for name, reason in found.missing.items():
         out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
-    for skipped in found.report.skipped:
-        out.print(f"skipped: {skipped.id}: {skipped.reason}", highlight=False, markup=False)
+    name_left_out(found.report.skipped, found.report.ignored)
     if found.report.note:
         out.print(found.report.note, style="dim", highlight=False, markup=False)
     if weights == "random":

@@ -16,7 +16,7 @@ from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan
 from papr.evaluate.preparing import prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
 from papr.evaluate.sources import Source, open_source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
@@ -28,7 +28,7 @@ def evaluate(
     host: nn.Module,
     data: Source | str | Path,
     configs: Sequence[float | PruneConfig] = (0.7, 0.5, 0.3),
-    out: str | Path = "papr-eval",
+    out: str | Path | None = None,
     *,
     name: str = "",
     rivals: Sequence[Contender] = (),
@@ -48,7 +48,8 @@ def evaluate(
         host: in eval mode, on its device, in its dtype; left as it is.
         data: a source, or what `open_source` takes.
         configs: keeps or whole configurations, beside the dense host.
-        out: the run's folder.
+        out: the run's folder; None for one below papr-eval named after the host and the
+            configuration, so that the same call finds it again.
         name: what the host was made by: a timm model, or a folder or hub name of transformers. It
             is what finds the host's own preprocessing.
         rivals: further contenders, such as baselines.
@@ -87,7 +88,8 @@ def evaluate(
         ]
     }
     plan = make_plan(data, batch or (64 if weight.is_cuda else 16), part)
-    folder = Folder(Path(out))
+    configuration |= identify(data, plan)
+    folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
     with joined() as ranks:
         run(
             folder,
@@ -101,9 +103,12 @@ def evaluate(
             pin=weight.is_cuda,
             watch=watch,
         )
-        report = _report(folder, data, host, found, keys)
+        report: Report | None = None
         if ranks.first:
+            report = _report(folder, data, host, found, keys)
             write_json(folder.path / SUMMARY, report.to_dict())
+        report = ranks.agree(report)
+    assert report is not None
     return report
 
 
@@ -125,6 +130,7 @@ def _report(
     configuration = folder.configuration()
     assert configuration is not None
     return Report(
+        str(folder.path),
         results,
         folder.skipped(),
         data.ignored,

@@ -12,7 +12,10 @@ last batch is answered. So a killed run loses the parts that were open, at most 
 that reads shards, and the finished rows are those of a run that was never interrupted.
 """
 
+import hashlib
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -134,8 +137,9 @@ class Folder:
     def note_times(self, rank: int, line: dict[str, Any]) -> None:
         """Append one line of what was timed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f"times-{rank}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with (self.path / f"times-{rank}.jsonl").open("ab") as file:
+            torn = file.tell() and not _ends_a_line(Path(file.name))
+            file.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
 
     def times(self) -> Iterator[dict[str, Any]]:
         """What was timed, one line a part; a line that a killed run left unfinished is left out."""
@@ -145,6 +149,12 @@ class Folder:
                     yield json.loads(line)
                 except ValueError:
                     continue
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _meta(schema: pa.Schema) -> dict[str, Any]:
@@ -162,6 +172,18 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
         pairs = enumerate(zip(old, new, strict=True))
         return [line for i, (a, b) in pairs if a != b for line in differences(a, b, f"{name}[{i}]")]
     return [f"{name}: {json.dumps(old)[:120]}, now {json.dumps(new)[:120]}"]
+
+
+def identify(source: Source, plan: Plan) -> dict[str, Any]:
+    """What rows depend on beside the model: the samples, and which are answered together."""
+    return {"data": source.identity(), "batch": plan.batch, "part": plan.part}
+
+
+def default_folder(root: str, configuration: dict[str, Any]) -> Path:
+    """A folder below `root` that only runs of this configuration have."""
+    text = json.dumps(configuration, sort_keys=True).encode()
+    name = re.sub(r"[^\w.-]+", "_", Path(str(configuration["model"])).name)
+    return Path(root) / f"{name}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 @dataclass
@@ -192,8 +214,8 @@ def run(
         source: what is read.
         prepare: decodes a sample.
         answer: makes rows of a batch.
-        configuration: plain data, everything that rows depend on but the data and the plan, which
-            are put beside it here.
+        configuration: plain data, everything that rows depend on; `identify` gives the part of
+            the source and the plan.
         plan: how the source is cut.
         workers: processes that decode ahead; see `loading.loader`.
         ranks: this process among those of the run; None where it is alone.
@@ -205,13 +227,8 @@ def run(
         ConfigError: the folder has rows of another configuration.
     """
     ranks = ranks or Ranks()
-    whole = configuration | {
-        "data": source.identity(),
-        "batch": plan.batch,
-        "part": plan.part,
-    }
     if ranks.first:
-        folder.claim(whole)
+        folder.claim(configuration)
     done: set[Part] = ranks.agree({part for part, _ in folder.parts()} if ranks.first else None)
     work: list[Any]
     if source.length is None:

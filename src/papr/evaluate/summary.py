@@ -181,6 +181,7 @@ class Report:
     """What an evaluation found.
 
     Attributes:
+        folder: the run's.
         results: one a contender, the dense host first.
         skipped: samples that could not be read, with their reasons.
         ignored: files among the samples that are none.
@@ -192,6 +193,7 @@ class Report:
         environment: versions and device.
     """
 
+    folder: str
     results: list[Result]
     skipped: list[Skipped]
     ignored: Sequence[str]

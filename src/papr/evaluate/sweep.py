@@ -314,7 +314,7 @@ def _ways(configs: Sequence[PruneConfig]) -> dict[str, _Way]:
 
 def _way(config: PruneConfig, configs: Sequence[PruneConfig]) -> _Way:
     """Its line is named by what tells it from the others, and by what it merges."""
-    own = {"keep": config.keep, "merge": config.merge}
+    own: dict[str, Any] = {"keep": config.keep, "merge": config.merge}
     for option in fields(PruneConfig):
         values = [getattr(other, option.name) for other in configs]
         if any(value != values[0] for value in values):

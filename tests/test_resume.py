@@ -1,0 +1,96 @@
+"""A run that is killed at any moment and taken up again ends with the rows of one that was not."""
+
+import multiprocessing
+import random
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from papr.evaluate import evaluate
+from papr.evaluate.runs import Folder
+from tiny_data import KEEPS, Slow, host, pictures
+
+COUNT, BATCH, PART, KILLS = 240, 2, 4, 10
+SECONDS = 0.03  # a sample is delayed by: the whole run takes seconds, and is killed within them
+
+
+def one_session(data: Path, out: Path, workers: int, seconds: float = SECONDS) -> None:
+    """What each process does until it is killed."""
+    torch.set_num_threads(1)
+    # Loaders of a process from a fork server would have one of their own, which outlives a kill.
+    multiprocessing.set_start_method("fork", force=True)
+    evaluate(
+        host(),
+        data,
+        KEEPS,
+        out,
+        prepare=Slow(seconds),
+        batch=BATCH,
+        part=PART,
+        workers=workers,
+    )
+
+
+def contents(out: Path) -> dict[str, tuple[list[dict], bytes]]:
+    """Rows and metadata of every file."""
+    tables = {path.name: pq.read_table(path) for path in (out / "rows").iterdir()}
+    return {name: (t.to_pylist(), t.schema.metadata[b"papr"]) for name, t in tables.items()}
+
+
+@pytest.fixture(scope="module")
+def context() -> ForkServerContext:
+    """Processes that start with everything imported, from one that never ran a thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["papr.evaluate", "tiny_data"])
+    return context
+
+
+def test_ten_kills_at_random_moments_change_nothing(
+    tmp_path: Path, context: ForkServerContext
+) -> None:
+    data = pictures(tmp_path / "pictures", COUNT, broken=(3, 4, 5, 100, COUNT - 1))
+    moments = random.Random(0)
+    kills, partial = 0, set()
+    while kills < KILLS:
+        session = context.Process(target=one_session, args=(data, tmp_path / "killed", kills % 2))
+        before = len(Folder(tmp_path / "killed").parts())
+        session.start()
+        moment = moments.uniform(0.0, 0.6)
+        if kills % 3:  # among rows, not before them
+            _wait_for_a_part(tmp_path / "killed", before, session)
+        time.sleep(moment)
+        assert session.is_alive(), f"nothing was left to kill after {kills} kills"
+        session.kill()
+        session.join()
+        kills += 1
+        partial.add(len(Folder(tmp_path / "killed").parts()))
+    total = COUNT // PART
+    assert len(partial) > 3, "the kills came before any work was done"
+    assert max(partial) < total
+    for out in ("killed", "whole"):
+        last = context.Process(target=one_session, args=(data, tmp_path / out, 0, 0.0))
+        last.start()
+        last.join()
+        assert last.exitcode == 0
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == total
+    assert contents(tmp_path / "killed") == whole
+
+
+def _wait_for_a_part(out: Path, before: int, session: multiprocessing.Process) -> None:
+    while session.is_alive() and len(Folder(out).parts()) == before:
+        time.sleep(0.01)
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures", 4)
+    evaluate(host(), data, KEEPS, tmp_path / "run", batch=BATCH, part=PART, workers=0)
+    left = tmp_path / "run" / "rows" / ".00000-000000.parquet.x.parquet"
+    left.write_bytes(b"half a file")
+    (tmp_path / "run" / "rows" / "00000-000000.parquet").unlink()
+    evaluate(host(), data, KEEPS, tmp_path / "run", batch=BATCH, part=PART, workers=0)
+    assert [path.name for path in (tmp_path / "run" / "rows").iterdir()] == ["00000-000000.parquet"]
