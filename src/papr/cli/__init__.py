@@ -9,7 +9,7 @@ import typer
 import papr
 from papr.cli import bench, compare, compare_cam, demo, evaluate, export, mask, video
 from papr.cli import sweep as sweeping
-
+from papr.cli import tune as tuning
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
 app.command()(video.video)
 app.command()(sweeping.sweep)
+app.command()(tuning.tune)
 
 
 def _version(wanted: bool) -> None:

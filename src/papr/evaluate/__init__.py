@@ -12,6 +12,8 @@ from papr.evaluate.evaluation import evaluate
 from papr.evaluate.preparing import ImageFile, prepare_for
 from papr.evaluate.sources import DataError, Source, open_source
 from papr.evaluate.summary import Report, Result
+from papr.evaluate.sweep import Sweep, grid, sweep
+from papr.evaluate.tuning import Tuned, tune
 
 __all__ = [
     "Contender",
@@ -20,8 +22,13 @@ __all__ = [
     "Report",
     "Result",
     "Source",
+    "Sweep",
+    "Tuned",
     "contenders",
     "evaluate",
+    "grid",
     "open_source",
     "prepare_for",
+    "sweep",
+    "tune",
 ]
