@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import papr
+from papr.baselines import centre_scores
 from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import grid, tune
@@ -24,7 +25,6 @@ from papr.measure import Timing, count_macs, mean_interval, wilson
 from tiny_data import host, pictures
 
 COUNT = 24
-HALF = (0.5, 0.5, 0.5)
 TINY = grid((0.5,), (0, 2), proposal_sizes=("input",))
 
 
@@ -102,7 +102,7 @@ def test_the_edge_is_found_in_seven_questions_at_most(last: int) -> None:
 
     assert edge(meets, 40, 0, (32, 24, 16, 8)) == last
     assert len(asked) == len(set(asked)) <= 7
-    assert 0 < min(asked, default=1)
+    assert min(asked, default=1) > 0
     assert max(asked, default=39) < 40
     # from the other end, as for a speed-up
     assert edge(lambda step: step < last, 0, 40, (8, 16, 24, 32)) == last - 1
@@ -167,7 +167,8 @@ def test_what_is_chosen_meets_the_target_on_images_that_chose_nothing(digits: An
         dense,
         Digits(),
         grid((0.5,), (0,), (proposal,)),
-        target_agreement=0.96,
+        target_agreement=0.95,
+        sure=0.95,
         prepare=draw,
         batch=50,
         workers=0,
@@ -175,15 +176,17 @@ def test_what_is_chosen_meets_the_target_on_images_that_chose_nothing(digits: An
     )
     assert found.reached, found.verdict
     assert found.held_out.agreement is not None
-    assert found.held_out.agreement >= 0.96
+    assert found.held_out.agreement >= 0.95
     assert found.config.keep < 0.8
     assert found.speedup[0] > 1.1
-    assert found.tuning.interval("agreement", 0.6)[0] >= 0.96  # one-sided 0.8
+    assert found.tuning.interval("agreement", 0.9)[0] >= 0.95  # one-sided 0.95
 
     # the next smaller keep was tried, and failed; and no more than seven were
-    below = next(t for t in found.trials if t.config.keep == found.config.keep - 1 / 40)
+    below = next(
+        t for t in found.trials if t.config.keep == pytest.approx(found.config.keep - 1 / 40)
+    )
     assert below.quality is not None
-    assert below.quality.interval("agreement", 0.6)[0] < 0.96
+    assert below.quality.interval("agreement", 0.9)[0] < 0.95
     assert len(found.trials) <= 7
 
     # the held-out half, one picture at a time through the public call
@@ -219,7 +222,7 @@ def test_for_a_speedup_the_nearest_of_those_fast_enough_is_chosen(folder: Path) 
     dense = count_macs(host(), pixels).host
     for candidate in TINY:
         for keep in (step / 40 for step in range(15, 40)):  # below, all are fast enough
-            config = replace(candidate, keep=keep, mean=HALF, std=HALF)
+            config = replace(candidate, keep=keep, proposal=centre_scores(8), proposal_size=None)
             model = papr.prune(host(), config)
             if dense / count_macs(model, pixels).host >= 1.5:
                 fast[candidate.merge] = keep
