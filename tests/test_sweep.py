@@ -211,5 +211,6 @@ def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {"sweep.csv", "sweep.json", "sweep.png", "rows"} < set(names)
     assert "sweep.html" not in names
     report = json.loads((tmp_path / "o" / "sweep.json").read_text())
+    assert report["quality"] == "agreement"  # top-1 of random weights is chance
     families = [point["family"] for point in report["points"]]
     assert families[:3] == ["dense", "papr, proposal_size input", "papr, proposal_size 48"]

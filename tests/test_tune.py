@@ -21,6 +21,7 @@ from papr.evaluate import grid, tune
 from papr.evaluate.judging import halves, spread
 from papr.evaluate.searching import edge
 from papr.evaluate.sources import Item, Source, open_source
+from papr.evaluate.tuning import _unusual
 from papr.measure import Timing, count_macs, mean_interval, wilson
 from tiny_data import host, pictures
 
@@ -200,6 +201,12 @@ def test_what_is_chosen_meets_the_target_on_images_that_chose_nothing(digits: An
     papr.unprune(dense)
     assert found.held_out.agree == pytest.approx(same, abs=1)  # batches round otherwise
     assert "proposal=proposal" in found.code()
+
+
+def test_code_says_what_is_unusual() -> None:
+    for merge in (papr.Merge(8), papr.Merge([4, 2], start=0.25), papr.Merge((8, -0.5), 0.1, False)):
+        assert eval(f"papr.Merge({_unusual(merge)})") == merge
+    assert _unusual(papr.Merge(8)) == "8"
 
 
 # ------------------------------------------------------------------------- mechanics

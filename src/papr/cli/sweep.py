@@ -67,7 +67,10 @@ def sweep(
     tome_r: Annotated[str, typer.Option(help="Of ToMe alone, among the baselines.")] = "4,8,16",
     quality: Annotated[
         str | None,
-        typer.Option(help="What is plotted: top1, agreement or cosine; the first that there is."),
+        typer.Option(
+            help="What is plotted: top1, agreement or cosine; by default the first there is that "
+            "means something."
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
@@ -115,7 +118,10 @@ def sweep(
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     rs = rs or list(RS if can_merge(host) else (0,))
     configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)
-    source = open_source(data, class_count(host))
+    classes = class_count(host)
+    if quality is None and weights == "random":  # top-1 would be chance's
+        quality = "agreement" if classes else "cosine"
+    source = open_source(data, classes)
     source = source if limit is None else take(source, limit)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate() as bar:

@@ -128,6 +128,7 @@ def tune(
             watch=watch,
         )
     out.print(_table(found))
+    out.print(_costs(found), highlight=False, soft_wrap=True)
     name_left_out(found.skipped, ())
     if json_file is not None:
         write_json(json_file, {"model": model, "weights": weights} | found.to_dict())
@@ -156,7 +157,7 @@ def _trial(trial: "Trial") -> str:
 
 
 def _table(found: "Tuned") -> Table:
-    """The choice on both halves, and what it saves."""
+    """The choice on both halves."""
     table = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     kinds = ("cosine",) if found.held_out.agree is None else ("agreement", "cosine")
     for heading in ("images", *kinds):
@@ -167,10 +168,12 @@ def _table(found: "Tuned") -> Table:
             low, high = quality.interval(kind)
             cells.append(f"{quality.value(kind):.3f} ({low:.3f}-{high:.3f})")
         table.add_row(half, str(quality.images), *cells)
-    table.caption = (
+    return table
+
+
+def _costs(found: "Tuned") -> str:
+    return (
         f"{found.ms_per_image_dense[0]:.1f} to {found.ms_per_image[0]:.1f} ms/image at batch "
         f"{found.batch}: {with_quartiles(found.speedup)} times as fast; "
         f"{found.gmacs_dense:.2f} to {found.gmacs:.2f} GMACs"
     )
-    table.caption_justify = "left"
-    return table

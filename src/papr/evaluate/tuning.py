@@ -20,6 +20,7 @@ from papr.evaluate.searching import SPEEDUP, Clock, Goal, Ratio, Search, Trial, 
 from papr.evaluate.sources import Source, open_source
 from papr.evaluate.sweep import RS, can_merge, grid
 from papr.hosts import find_plan
+from papr.later import Merge
 from papr.measure import count_macs
 from papr.pruning import unprune, unwrap
 from papr.twins import twin
@@ -78,7 +79,7 @@ class Tuned:
             if option.name == "proposal" and not isinstance(value, str):
                 parts.append("proposal=proposal")
             elif option.name == "merge" and value is not None:
-                parts.append(f"merge=papr.{value!r}")
+                parts.append(f"merge=papr.Merge({_unusual(value)})")
             elif value != getattr(usual, option.name):
                 parts.append(f"{option.name}={value!r}")
         return f"import papr\npapr.prune(model, {', '.join(parts)})"
@@ -93,6 +94,13 @@ class Tuned:
             "trials": [trial.to_dict() for trial in self.trials],
             "skipped": [sample._asdict() for sample in self.skipped],
         }
+
+
+def _unusual(merge: Merge) -> str:
+    """The arguments that make this `Merge`."""
+    usual = Merge(merge.r)
+    others = [f.name for f in fields(Merge) if getattr(merge, f.name) != getattr(usual, f.name)]
+    return ", ".join([repr(merge.r), *(f"{name}={getattr(merge, name)!r}" for name in others)])
 
 
 def tune(
@@ -253,4 +261,4 @@ def _verdict(goal: Goal, met: bool, held_out: Quality, speedup: Ratio) -> tuple[
         return False, f"what meets the target is not faster than dense: {speedup[0]:.2f} times"
     if low >= goal.target:
         return True, f"{figures} is above the target {goal.target:g}"
-    return True, f"{figures} is about the target {goal.target:g}: too few figures to tell better"
+    return True, f"{figures} is about the target {goal.target:g}, as near as this can tell"
