@@ -7,9 +7,20 @@ from typing import Annotated
 import typer
 
 import papr
-from papr.cli import bench, compare, compare_cam, demo, evaluate, export, mask, video
-from papr.cli import sweep as sweeping
-from papr.cli import tune as tuning
+from papr.cli import (
+    bench,
+    compare,
+    compare_cam,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    mask,
+    reproduce,
+    sweep,
+    tune,
+    video,
+)
 from papr.cli.common import errors
 
 app = typer.Typer(
@@ -33,8 +44,10 @@ app.command()(compare_cam.compare_cam)
 app.command("eval")(evaluate.evaluate)
 app.command()(export.export)
 app.command()(video.video)
-app.command()(sweeping.sweep)
-app.command()(tuning.tune)
+app.command()(doctor.doctor)
+app.command()(reproduce.reproduce)
+app.command()(sweep.sweep)
+app.command()(tune.tune)
 
 
 def _version(wanted: bool) -> None:

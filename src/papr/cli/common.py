@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from papr.compare import Row
+from papr.compare.speed import PAYS
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
@@ -19,9 +20,6 @@ from papr.proposals.clip_nets import NAMES as CLIP_NETS
 
 out = Console()
 errors = Console(stderr=True)
-
-#: The least speed-up that is worth the patches it costs.
-PAYS = 1.05
 
 _T = TypeVar("_T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

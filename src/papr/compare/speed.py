@@ -12,6 +12,9 @@ from papr.measure import count_macs, interleave, peak_memory
 from papr.pruning import prune, unprune, unwrap
 from papr.twins import twin
 
+#: The least speed-up that is worth the patches it costs.
+PAYS = 1.05
+
 
 @dataclass(frozen=True)
 class Row:

@@ -205,6 +205,11 @@ class _Streamed(IterableDataset[Batch]):
             yield Skipped(count, self.source.shards[shard], str(error))
 
 
+def usual_workers() -> int:
+    """Processes that decode unless told otherwise: one less than there are cores, 1 to 8."""
+    return min(8, max(1, (os.cpu_count() or 2) - 1))
+
+
 def loader(
     source: Source,
     plan: Plan,
@@ -227,8 +232,7 @@ def loader(
             and 1 at least; 0 for none.
         pin: put pixels where copies to a GPU need not wait.
     """
-    if workers is None:
-        workers = min(8, max(1, (os.cpu_count() or 2) - 1))
+    workers = usual_workers() if workers is None else workers
     data: Any
     if source.length is None:
         shards = [unit for unit in work if isinstance(unit, int)]

@@ -100,6 +100,15 @@ def knows(source: str) -> bool:
     return source in NAMES or looks_like_one
 
 
+def address(name: str) -> str:
+    """Where the weights of a name in `NAMES` are downloaded from."""
+    if name in _TORCHVISION:
+        from torchvision.models import get_model_weights
+
+        return str(get_model_weights(name).DEFAULT.url)
+    return _URLS[name]
+
+
 def load(source: str, pretrained: bool = True) -> ClipNet:
     """A clip network by name, or out of a checkpoint of PyTorchVideo's or mmaction2's.
 

@@ -1,0 +1,215 @@
+"""`papr doctor`: is pruning worth it for this model, on this machine, with this data?"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from torch import nn
+
+from papr.cli.common import (
+    DTYPES,
+    ProposalName,
+    ProposalSize,
+    out,
+    parse_keeps,
+    parse_list,
+    parse_proposal_size,
+    progress,
+    speed_table,
+)
+from papr.cli.hosting import Device, Dtype, Workers
+from papr.config import DEFAULT_PROPOSAL
+from papr.environment import describe_device, pick_device
+from papr.errors import ConfigError
+from papr.files import check_file, write_json
+from papr.hosts.inputs import pixel_shape
+from papr.hub import VIDEO_HOSTS, create, create_classifier, create_video, video_statistics
+from papr.proposals import Proposal
+
+if TYPE_CHECKING:
+    from papr.evaluate.doctor import Diagnosis
+    from papr.evaluate.verdicts import Part
+
+_COLOURS = {"good": "green", "unclear": "yellow"}
+
+
+def doctor(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A timm model; torchvision/ and one of its models; a folder or hub name of "
+            f"transformers; or {', '.join(VIDEO_HOSTS)}."
+        ),
+    ] = "vit_base_patch16_224",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your data, as papr eval takes it; else a made-up photograph is decoded."
+        ),
+    ] = None,
+    keep: Annotated[str, typer.Option(help="Fractions of patches to measure.")] = "0.7,0.5,0.3",
+    batch: Annotated[
+        str | None, typer.Option(help="Images or clips per call, such as 1,8; see the device.")
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    workers: Workers = None,
+    samples: Annotated[int, typer.Option(min=1, help="Of the data, how many to decode.")] = 64,
+    proposal: ProposalName = DEFAULT_PROPOSAL,
+    random_proposal: Annotated[
+        bool,
+        typer.Option("--random-proposal", help="Random weights for it: same speed, no download."),
+    ] = False,
+    proposal_size: ProposalSize = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures there.")
+    ] = None,
+) -> None:
+    """Say whether pruning pays for a model on this machine, and where its time goes.
+
+    Measured are: the model dense and pruned, in turns, at a few batch sizes; the proposal alone;
+    and what one process needs to decode and resize an image. From these come the break-even keep,
+    the speed-up to be expected from file to answer, and a verdict, which may be "do not bother".
+    Weights are random, but for those of a folder or a hub: speed does not depend on them. What
+    pruning costs in answers is for papr eval to say.
+
+    Example: papr doctor --model vit_base_patch16_224 --data photographs/ --device cpu
+    """
+    from papr.evaluate.doctor import diagnose, turns, usual_batches  # needs the extra `eval`
+
+    keeps = [k for k in parse_keeps(keep) if k < 1]
+    if not keeps:
+        raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
+    sizes = None if batch is None else parse_list(batch, _count, "--batch")
+    kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
+    looks_at = parse_proposal_size(proposal_size)
+    check_file(json_file, "--json")
+    target = pick_device(device)
+    host = create_host(model).to(device=target, dtype=kind)
+    is_video = len(pixel_shape(host)) == 4
+    mean, std = video_statistics(host, model) if is_video else (None, None)
+    sizes = sizes or list(usual_batches(host))
+    out.print(f"{model}, {describe_device(target)}, {dtype}")
+    with progress("timing") as bar:
+        task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds))
+        found = diagnose(
+            host,
+            data,
+            name=model,
+            keeps=keeps,
+            batches=sizes,
+            rounds=rounds,
+            workers=workers,
+            samples=samples,
+            proposal=Proposal(proposal, pretrained=not random_proposal),
+            proposal_size=looks_at,
+            mean=mean,
+            std=std,
+            each_turn=lambda: bar.advance(task),
+        )
+    show(found, "clip" if is_video else "image")
+    if json_file is not None:
+        about = {"command": " ".join(["papr", *sys.argv[1:]]), "model": model, "proposal": proposal}
+        write_json(json_file, about | found.to_dict())
+        out.print(f"written to {json_file}")
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ConfigError(f"expected --batch of at least 1, got {text}")
+    return int(text)
+
+
+def create_host(name: str) -> nn.Module:
+    """A host in eval mode, without a download where its weights do not matter.
+
+    Raises:
+        ConfigError: nothing goes by that name, or it is out of reach.
+    """
+    import timm
+
+    if timm.is_model(name):
+        return create(name, pretrained=False).eval()
+    if name in VIDEO_HOSTS:
+        return create_video(name)[0]
+    try:
+        return create_classifier(name)[0]
+    except ConfigError as error:
+        try:
+            return create_video(name)[0]  # the other kind of classifier that transformers has
+        except ConfigError:
+            raise error from None
+
+
+def show(found: "Diagnosis", unit: str) -> None:
+    """Print a diagnosis: what was measured, what follows, the verdict last."""
+    if found.measured is not None:
+        for table in found.measured.tables:
+            out.print(speed_table(table, unit))
+        _show_parts(found, unit)
+        _show_break_even(found)
+    for line in found.hindrances:
+        out.print(f"[yellow]Note:[/yellow] {line}.", highlight=False)
+    colour = _COLOURS.get(found.verdict.kind, "red")
+    out.print(f"[bold {colour}]{found.verdict.text}[/bold {colour}]", highlight=False)
+
+
+def _show_parts(found: "Diagnosis", unit: str) -> None:
+    measured = found.measured
+    assert measured is not None
+    batch = measured.tables[measured.best][0].batch
+    shown = Table(
+        "keep",
+        title=f"where the time of one {unit} goes, ms, batch {batch}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("decode", "resize", "proposal", "host", "rest", "end to end"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    dense = found.end_to_end[1.0]
+    for part in found.parts:
+        rate = found.end_to_end[part.keep]
+        gain = f"{rate:.1f}/s" if part.keep == 1 else f"{rate:.1f}/s {rate / dense:.2f}x"
+        shown.add_row("dense" if part.keep == 1 else f"{part.keep:g}", *_cells(part), gain)
+    out.print(shown)
+    machine, loading = measured.machine, measured.loading
+    if loading is None:
+        out.print("Loading was not measured: give --data. End to end is the host alone.")
+        return
+    out.print(f"Decode and resize: {loading.what}, one process, from the system's cache.")
+    if machine.device == "cpu":
+        how = (
+            f"the loader's {machine.workers} and torch's {machine.threads} threads share "
+            f"{machine.cores} cores without loss"
+        )
+    else:
+        how = f"the slower of host and {machine.workers} loading processes decides"
+    if not machine.workers:
+        how = "without loading processes, loading and host take turns"
+    out.print(
+        f"End to end is computed: {how}. Rest: selecting and gathering, and smaller products that "
+        "do not run as much faster as they are smaller."
+    )
+
+
+def _cells(part: "Part") -> list[str]:
+    load = ["-" if ms is None else f"{ms:.2f}" for ms in (part.decode, part.prepare)]
+    return [*load, *(f"{ms:.2f}" for ms in (part.proposal, part.host, part.rest))]
+
+
+def _show_break_even(found: "Diagnosis") -> None:
+    even = found.break_even
+    assert even is not None
+    if even.keep is None:
+        out.print("Break-even: at no keep is the pruned host as fast as the dense one.")
+        return
+    how = "extrapolated from" if even.extrapolated else "interpolated on"
+    out.print(
+        f"Break-even: about keep {even.keep:.2f}, {how} a line through the measured keeps "
+        f"(off by {even.residual:.1%} of the dense time at most)."
+    )

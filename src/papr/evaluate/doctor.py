@@ -1,0 +1,388 @@
+"""Measure a host, its proposal and its loader on this machine, and say whether pruning pays."""
+
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from papr.compare import compare
+from papr.compare.cams import spread
+from papr.config import DEFAULT_PROPOSAL, ProposalSize, Triple
+from papr.environment import environment
+from papr.errors import ConfigError, PaprError
+from papr.evaluate.answers import class_count
+from papr.evaluate.loading import Prepare, usual_workers
+from papr.evaluate.preparing import ImageFile, prepare_for
+from papr.evaluate.sources import DataError, Item, Source, open_source, take
+from papr.evaluate.verdicts import (
+    BreakEven,
+    Loading,
+    Machine,
+    Measured,
+    Part,
+    Verdict,
+    break_even,
+    end_to_end,
+    judge,
+    parts,
+)
+from papr.graft import states
+from papr.hosts.inputs import pixel_shape
+from papr.images import load_image
+from papr.measure import interleave, quartiles
+from papr.pruning import Support, prune, supported, unprune, unwrap
+from papr.twins import twin
+
+KEEPS = (0.7, 0.5, 0.3)
+BATCHES = {"cpu": (1, 8), "cuda": (1, 32, 128), "mps": (1, 16)}
+CLIP_BATCHES = (1, 2)
+#: The JPEG that stands for the user's photographs where there are none: ImageNet's usual size.
+STAND_IN = (500, 375)
+_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        support: whether papr can prune the model, and why not.
+        verdict: what to do.
+        measured: None where papr cannot prune it.
+        hindrances: what commonly spoils speed and is so here.
+        environment: versions and device.
+    """
+
+    support: Support
+    verdict: Verdict
+    measured: Measured | None
+    hindrances: list[str]
+    environment: dict[str, Any]
+
+    @property
+    def break_even(self) -> BreakEven | None:
+        """At the batch size that serves the dense host best."""
+        found = self.measured
+        return None if found is None else break_even(found.tables[found.best])
+
+    @property
+    def parts(self) -> list[Part]:
+        """Where the time goes, keep by keep, the dense host first."""
+        return [] if self.measured is None else parts(self.measured)
+
+    @property
+    def end_to_end(self) -> dict[float, float]:
+        """Keep -> images or clips a second to be expected with loading; the dense host's at 1."""
+        if self.measured is None:
+            return {}
+        table = self.measured.tables[self.measured.best]
+        return {row.keep: end_to_end(row, table[0], self.measured) for row in table}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        found = self.measured
+        return {
+            "support": asdict(self.support),
+            "verdict": asdict(self.verdict),
+            "break_even": self.break_even and asdict(self.break_even),
+            "end_to_end": {f"{keep:g}": rate for keep, rate in self.end_to_end.items()},
+            "parts": [asdict(part) for part in self.parts],
+            "rows": [] if found is None else [r.to_dict() for table in found.tables for r in table],
+            "proposal_ms": None if found is None else list(found.proposal_ms),
+            "loading": found and found.loading and asdict(found.loading),
+            "machine": found and asdict(found.machine),
+            "hindrances": self.hindrances,
+            "environment": self.environment,
+        }
+
+
+def diagnose(
+    host: nn.Module,
+    data: Source | str | Path | None = None,
+    *,
+    name: str = "",
+    keeps: Sequence[float] = KEEPS,
+    batches: Sequence[int] | None = None,
+    rounds: int = 5,
+    workers: int | None = None,
+    samples: int = 64,
+    proposal: Any = DEFAULT_PROPOSAL,
+    proposal_size: ProposalSize = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    each_turn: Callable[[], object] | None = None,
+) -> Diagnosis:
+    """Measure this model on this machine and judge whether pruning pays.
+
+    Dense and pruned hosts take turns, for each batch size; then the dense host and the proposal
+    alone; then samples are decoded and prepared one by one in this process, as each of the loader's
+    processes does.
+
+    Args:
+        host: on its device, in its dtype; left as it is, and measured in eval mode.
+        data: a source, or what `papr.evaluate.open_source` takes; None for a picture of `STAND_IN`
+            pixels, and for a video host for no loading.
+        name: what the host was made by, which finds its own preprocessing.
+        keeps: fractions below 1 to prune to; two or more for the break-even.
+        batches: images or clips a call; None for a few that suit the device.
+        rounds: timed turns of each.
+        workers: the loader's processes; None for as many as `papr.evaluate` takes.
+        samples: how many of the data to load, evenly spread where they can be had by number.
+        proposal: who looks first.
+        proposal_size: resolution it runs at.
+        mean: what the host's pixels are normalised with, where it does not say.
+        std: likewise.
+        each_turn: called after every turn; `turns` says how many there are.
+
+    Raises:
+        ConfigError: an option out of range, or the host does not say what size it takes.
+        DataError: nothing that can be read is in `data`.
+        ProposalError: the proposal cannot be loaded.
+    """
+    host = unwrap(host)
+    weight = next(host.parameters())
+    workers = usual_workers() if workers is None else workers
+    support, facts = supported(host), hindrances(host, workers=workers)
+    about = environment(weight.device)
+    if not support:
+        verdict = Verdict("unsupported", f"Do not bother: {support.reason}.")
+        return Diagnosis(support, verdict, None, facts, about)
+    if not keeps or max(keeps) >= 1:
+        raise ConfigError(f"expected keeps below 1, got {list(keeps)}")
+    source = None if data is None else _opened(data, host)
+    prepare = None if len(pixel_shape(host)) == 4 and source is None else prepare_for(host, name)
+    if mean is None and isinstance(prepare, ImageFile):
+        mean, std = prepare.mean, prepare.std
+    options: dict[str, Any] = {
+        "proposal": proposal,
+        "proposal_size": proposal_size,
+        "mean": mean,
+        "std": std,
+    }
+    dense = unprune(twin(host)).eval()
+    tables, proposal_ms = [], []
+    for batch in batches or usual_batches(host):
+        pixels = _pixels(dense, batch)
+        tables.append(compare(dense, pixels, keeps, rounds=rounds, each_turn=each_turn, **options))
+        share = _proposal_share(dense, pixels, keeps[0], rounds, each_turn, options)
+        proposal_ms.append(share * tables[-1][0].ms_per_image[0])
+    loading = None if prepare is None else measure_loading(prepare, source, samples)
+    machine = Machine(
+        weight.device.type,
+        usable_cores(),
+        torch.get_num_threads(),
+        workers,
+    )
+    found = Measured(tables, proposal_ms, loading, machine)
+    return Diagnosis(support, judge(found), found, facts, about)
+
+
+def turns(keeps: int, batches: int, rounds: int) -> int:
+    """How many turns `diagnose` times."""
+    return (rounds + 2) * (keeps + 1 + 2) * batches
+
+
+def usual_batches(host: nn.Module) -> Sequence[int]:
+    """Batch sizes that suit a host's device."""
+    if len(pixel_shape(host)) == 4:
+        return CLIP_BATCHES
+    return BATCHES.get(next(host.parameters()).device.type, BATCHES["cuda"])
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _opened(data: Source | str | Path, host: nn.Module) -> Source:
+    return data if isinstance(data, Source) else open_source(data, class_count(host))
+
+
+def _pixels(host: nn.Module, batch: int) -> Tensor:
+    weight = next(host.parameters())
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(batch, *pixel_shape(host), generator=generator)
+    return drawn.to(device=weight.device, dtype=weight.dtype)
+
+
+@torch.inference_mode()
+def _proposal_share(
+    dense: nn.Module,
+    pixels: Tensor,
+    keep: float,
+    rounds: int,
+    each_turn: Callable[[], object] | None,
+    options: dict[str, Any],
+) -> float:
+    """The time of the proposal alone over the dense host's, in turns."""
+    scorer = states(prune(twin(dense), keep, **options))[0].scorer
+    seen = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
+    rivals = {"dense": partial(dense, pixels), "proposal": partial(scorer, seen)}
+    found = interleave(rivals, rounds, 2, pixels.device, each_turn)
+    pairs = zip(found["proposal"].seconds, found["dense"].seconds, strict=True)
+    return quartiles([mine / theirs for mine, theirs in pairs])[0]
+
+
+def measure_loading(prepare: Prepare, source: Source | None, samples: int = 64) -> Loading:
+    """What a sample costs before the host sees it, in one process with one thread.
+
+    Of each sample the median of three passes, so that files come from the system's cache; the mean
+    over samples. What cannot be read is left out.
+
+    Args:
+        prepare: the host's preprocessing.
+        source: the user's data; None for a JPEG that stands for it.
+        samples: how many.
+
+    Raises:
+        DataError: no sample can be read.
+    """
+    if source is None:
+        content = stand_in()
+        items = [Item("stand-in", None, content)] * min(samples, 8)
+        what = f"a made-up JPEG of {STAND_IN[0]} x {STAND_IN[1]} pixels, {len(content) // 1000} kB"
+    else:
+        items = _some(source, samples)
+        what = f"{len(items)} samples of the data ({source.kind})"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the loader's processes
+    try:
+        found = [pair for pair in (_load(item, prepare) for item in items) if pair is not None]
+    finally:
+        torch.set_num_threads(threads)
+    if not found:
+        raise DataError(f"expected a sample that can be read, got none of {len(items)}")
+    decode, rest = (1000 * sum(part) / len(found) for part in zip(*found, strict=True))
+    return Loading(decode, rest, len(found), what)
+
+
+def _some(source: Source, samples: int) -> list[Item]:
+    """Items evenly spread over a source, or the first of one that must be read in order."""
+    if source.length is None:
+        source = take(source, samples)
+        assert source.length is not None
+    found = []
+    for number in sorted(spread(samples, source.length)):
+        try:
+            found.append(source.item(number))
+        except DataError:
+            continue
+    return found
+
+
+def _load(item: Item, prepare: Prepare) -> tuple[float, float] | None:
+    """Seconds (to read and decode, to prepare) one sample; None where it cannot be read."""
+    passes = []
+    for _ in range(_PASSES):
+        try:
+            passes.append(_load_once(item, prepare))
+        except (PaprError, MemoryError):
+            return None
+    return quartiles([p[0] for p in passes])[0], quartiles([p[1] for p in passes])[0]
+
+
+def _load_once(item: Item, prepare: Prepare) -> tuple[float, float]:
+    start = decoded = time.perf_counter()
+    if isinstance(prepare, ImageFile):
+        image = load_image(item.content, item.id)
+        decoded = time.perf_counter()
+        pixels = prepare.transform(image)
+    else:  # of a video decoding and cutting go hand in hand
+        pixels = prepare(item)
+        decoded = time.perf_counter()
+    pixels.share_memory_()  # how a loading process hands them over
+    return decoded - start, time.perf_counter() - decoded
+
+
+def stand_in(seed: int = 0) -> bytes:
+    """A JPEG as costly to decode as a photograph: noise at every scale, more of the coarse.
+
+    Natural images have power that falls with the square of frequency (Field, "Relations between
+    the statistics of natural images", J. Opt. Soc. Am. A 4, 1987).
+    """
+    width, height = STAND_IN
+    generator = np.random.default_rng(seed)
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
+    falling = 1 / np.maximum(np.hypot(x, y), 1 / width)
+    layers = []
+    for _ in range(3):
+        noise = np.fft.fft2(generator.standard_normal((height, width)))
+        layers.append(np.fft.ifft2(noise * falling).real)
+    grey, *colours = layers  # photographs are less colourful than bright
+    picture = np.stack([grey, grey + 0.3 * colours[0], grey + 0.3 * colours[1]], axis=-1)
+    picture = 128 + 55 * (picture - picture.mean()) / picture.std()
+    file = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def hindrances(host: nn.Module, cores: int | None = None, workers: int = 0) -> list[str]:
+    """What commonly spoils speed and is so here, a line each.
+
+    Args:
+        host: on its device, in its dtype, as the user runs it.
+        workers: the loader's processes.
+        cores: that this process may use; None for what the system says.
+    """
+    cores = usable_cores() if cores is None else cores
+    found = []
+    if host.training:
+        found.append("the model is in train mode: call model.eval() (measured in eval mode here)")
+    found += _unfused(host)
+    weight = next(host.parameters())
+    if weight.device.type == "cpu":
+        found += _threads(torch.get_num_threads(), cores, workers)
+    if weight.device.type == "cuda" and weight.dtype == torch.float32:
+        found += _float32(torch.cuda.is_bf16_supported())
+    return found
+
+
+def _unfused(host: nn.Module) -> list[str]:
+    slow = [n for n, m in host.named_modules() if getattr(m, "fused_attn", True) is False]
+    if slow:
+        return [
+            f"attention is not fused in {len(slow)} modules, such as {slow[0]}: set fused_attn, or "
+            "unset TIMM_FUSED_ATTN"
+        ]
+    if getattr(getattr(host, "config", None), "_attn_implementation", None) == "eager":
+        return ['attention is not fused: load the model with attn_implementation="sdpa"']
+    return []
+
+
+def _threads(threads: int, cores: int, workers: int) -> list[str]:
+    if threads > cores:
+        return [
+            f"torch has {threads} threads for {cores} cores, which get in each other's way: "
+            f"torch.set_num_threads({cores})"
+        ]
+    if workers and threads + workers > cores > 1:
+        return [
+            f"torch's {threads} threads and {workers} loading processes want more than the "
+            f"{cores} cores: threads that wait for one another lose more than their share, so end "
+            f"to end is at best what is said here; try torch.set_num_threads({cores - 1})"
+        ]
+    if 2 * threads <= cores:
+        return [
+            f"torch uses {threads} of {cores} cores: see torch.set_num_threads, OMP_NUM_THREADS"
+        ]
+    return []
+
+
+def _float32(bfloat16: bool) -> list[str]:
+    found = []
+    if bfloat16:
+        found.append("float32 on a GPU that has bfloat16, which is several times as fast")
+    if torch.get_float32_matmul_precision() == "highest":
+        found.append('TF32 is off: torch.set_float32_matmul_precision("high") speeds float32 up')
+    return found
