@@ -149,9 +149,10 @@ def tune(
         target_speedup: times as fast as the dense host, above 1.
         target_cosine: mean cosine between embeddings, 0 to 1, both excluded. Exactly one of three.
         sure: how sure to be, one-sided, that the tuning half meets the target, from 0.5 (the point
-            estimate) to below 1. Measured on examples/cluttered_digits, 200 random halves of 200 or
-            500 pictures for each of five targets from 0.95 to 0.99: the choice truly met the target
-            in 36 to 59 % of them at 0.5, in 80 to 95 % at 0.8, in 80 to 97 % at 0.9.
+            estimate) to below 1. Measured on examples/cluttered_digits, 200 random
+            draws of 200 or 500 pictures for each of five targets from 0.95 to 0.99: the choice
+            truly met the target in 35 to 55 % of them at 0.5, in 79 to 92 % at 0.8, in 81 to 97 %
+            at 0.9 (benchmarks/tuning_certainty.py).
         limit: samples taken, evenly spread over the data, of shards the first. Half of them is in
             memory at a time: 300 MB of 224 px in float32 for 1000.
         name: what the host was made by; see `evaluate`.
