@@ -35,6 +35,19 @@ def test_random_scores_repeat_with_the_seed_and_change_with_the_call() -> None:
     assert torch.equal(second, again(pixels))
 
 
+def test_without_a_seed_the_draws_are_those_of_torchs_own_generator() -> None:
+    """Whatever was drawn before, the same seed of torch's gives the same selection."""
+    pixels, scores = torch.zeros(2, 3, 32, 48, device=DEVICE), random_scores(None)
+    torch.manual_seed(7)
+    first, second = scores(pixels), scores(pixels)
+    assert first.shape == (2, 4, 6)
+    assert not torch.equal(first, second)
+    torch.manual_seed(7)
+    assert torch.equal(scores(pixels), first)
+    torch.manual_seed(8)
+    assert not torch.equal(random_scores(None)(pixels), first)
+
+
 def test_random_scores_leave_the_global_seed_alone() -> None:
     before = torch.random.get_rng_state()
     random_scores()(torch.zeros(1, 3, 16, 16))

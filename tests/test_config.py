@@ -1,12 +1,16 @@
 """PruneConfig: checked when made, JSON there and back."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 import papr
 from papr.errors import ConfigError
+from tiny import CASES
+
+HALF = (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -15,6 +19,8 @@ from papr.errors import ConfigError
         papr.PruneConfig(),
         papr.PruneConfig(keep=1),
         papr.PruneConfig(0.3, "mobileone_s0", (128, 160), True, trace=False),
+        papr.PruneConfig(1, merge=papr.Merge([8, 0, 4], start=0.25, proportional=False)),
+        papr.PruneConfig(0.4, proposal_size=96, merge=papr.Merge((8, -1.0))),
         papr.PruneConfig(proposal_size="input", mean=[0.5, 0.5, 0.5], std=(0.1, 0.2, 1)),
     ],
 )
@@ -63,3 +69,38 @@ def test_bad_json() -> None:
         papr.PruneConfig.from_json('{"ratio": 0.5}')
     with pytest.raises(ConfigError, match="given by name"):
         papr.PruneConfig(proposal=torch.nn.Identity()).to_json()
+
+
+def test_prune_reads_a_stored_configuration(tmp_path: Path) -> None:
+    case = CASES["augreg"]
+    config = papr.PruneConfig(0.25, proposal_size=48, merge=papr.Merge(4), mean=HALF, std=HALF)
+    stored = tmp_path / "chosen.json"
+    stored.write_text(config.to_json())
+    pixels = case.pixels(2)
+    with torch.no_grad():
+        wanted = papr.prune(case.build(), config)(pixels)
+        for keep in (stored, str(stored)):
+            model = papr.prune(case.build(), keep)
+            assert torch.equal(model(pixels), wanted)
+            assert papr.selection(model).mask().sum() == 2 * 16
+    with pytest.raises(ConfigError, match="or single options, got both"):
+        papr.prune(case.build(), stored, proposal_size=96)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read .*chosen.json: FileNotFoundError"),
+        ("{keep", "expected a configuration in .*chosen.json: .*not JSON"),
+        ('{"keep": 0.5, "merge": {"r": -1}}', "chosen.json: expected merge r"),
+        ('{"keep": 0.5, "merge": {"speed": 1}}', "chosen.json: expected keys of Merge"),
+    ],
+)
+def test_a_file_that_holds_none_is_named(tmp_path: Path, content: str, message: str) -> None:
+    model, path = CASES["augreg"].build(depth=1), tmp_path / "chosen.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        papr.prune(model, path)
+    assert "\n" not in str(caught.value)
+    assert not papr.is_pruned(model)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
-from papr.errors import ConfigError
+from papr.errors import ConfigError, one_line
 from papr.later import Merge, Recut, read
 
 DEFAULT_PROPOSAL = "efficientnet_lite0"
@@ -157,6 +158,25 @@ class PruneConfig:
         if not isinstance(data, dict):
             raise ConfigError(f"expected a JSON object, got {type(data).__name__}")
         return cls.from_dict(data)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "PruneConfig":
+        """Read a file that holds what `to_json` wrote, such as `papr tune`'s chosen.json.
+
+        Raises:
+            ConfigError: there is no such file, or it holds something else; the message names it.
+        """
+        name = os.fspath(path)
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"expected a file with a configuration, cannot read {name}: {one_line(error)}"
+            ) from None
+        try:
+            return cls.from_json(text)
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"expected a configuration in {name}: {error}") from None
 
 
 def check_keep(keep: object) -> float:

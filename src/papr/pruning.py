@@ -1,5 +1,6 @@
 """What a user calls: prune, unprune, is_pruned, selection, supported."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -41,7 +42,7 @@ class Support:
 
 def prune(
     model: Model,
-    keep: float | str | PruneConfig = 0.5,
+    keep: float | str | os.PathLike[str] | PruneConfig = 0.5,
     proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = DEFAULT_PROPOSAL,
     *,
     proposal_size: ProposalSize = None,
@@ -72,8 +73,9 @@ def prune(
         model: the host; `papr.supported(model)` says whether it can be pruned. A model wrapped by
             `torch.compile` or DistributedDataParallel may be given as it is.
         keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, and then
-            nothing else. "auto": each image keeps as many as carry a share of its significance,
-            from 0.75 to 1.25 times `target`; see `papr.calibrate`.
+            nothing else; or the path of a file that holds one (as text it ends with .json), such as
+            the "chosen.json" of `papr tune`. "auto": each image keeps as many as carry a share of
+            its significance, from 0.75 to 1.25 times `target`; see `papr.calibrate`.
         proposal: who looks first; see `papr.Proposal`.
         proposal_size: resolution the proposal runs at; see `PruneConfig`.
         reference: exact semantics of the paper's reference; see `PruneConfig`.
@@ -102,7 +104,7 @@ def prune(
         `model`, the same object.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or the file of a configuration cannot be read.
         UnsupportedModelError: the model cannot be pruned; the message says why.
         ProposalError: the proposal cannot be loaded or returns no feature map.
         In each case the model is as it was before the call.
@@ -150,8 +152,12 @@ def prune(
     return model
 
 
-def _configuration(keep: float | str | PruneConfig, **options: Any) -> PruneConfig:
-    """What was asked for: a configuration as it is given, or one made of single options."""
+def _configuration(
+    keep: float | str | os.PathLike[str] | PruneConfig, **options: Any
+) -> PruneConfig:
+    """What was asked for: a configuration as it is given or stored, or one of single options."""
+    if isinstance(keep, os.PathLike) or (isinstance(keep, str) and keep.endswith(".json")):
+        keep = PruneConfig.from_file(keep)
     if not isinstance(keep, PruneConfig):
         return PruneConfig(keep, **options)  # type: ignore[arg-type]  # which refuses text
     if any(getattr(PruneConfig, name) != value for name, value in options.items()):

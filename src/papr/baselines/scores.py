@@ -16,7 +16,7 @@ Scores = Callable[[Tensor], Tensor]
 Cell = int | tuple[int, int]
 
 
-def random_scores(seed: int = 0, cell: Cell = 8) -> Scores:
+def random_scores(seed: int | None = 0, cell: Cell = 8) -> Scores:
     """Uniform noise: every patch has the same chance. Another draw at each call.
 
     The noise is drawn where the pixels are, so that no copy makes the device wait. The same seed
@@ -24,13 +24,16 @@ def random_scores(seed: int = 0, cell: Cell = 8) -> Scores:
     generate numbers each in their own way.
 
     Args:
-        seed: of the generators, one for each device that pixels come from.
+        seed: of the generators, one for each device that pixels come from; None to draw from
+            torch's own, so that whoever seeds those repeats the draws, whatever was drawn before.
         cell: pixels a score covers along each side, or (height, width).
     """
     generators: dict[torch.device, torch.Generator] = {}
 
     def scores(pixels: Tensor) -> Tensor:
         device = pixels.device
+        if seed is None:
+            return torch.rand(_cells(pixels, cell), device=device)
         if device not in generators:
             generators[device] = torch.Generator(device).manual_seed(seed)
         return torch.rand(_cells(pixels, cell), generator=generators[device], device=device)

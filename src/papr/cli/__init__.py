@@ -19,6 +19,8 @@ from papr.cli import (
     mask,
     predict,
     reproduce,
+    sweep,
+    tune,
     video,
 )
 from papr.cli.common import errors
@@ -48,6 +50,8 @@ app.command()(drift.drift)
 app.command()(video.video)
 app.command()(doctor.doctor)
 app.command()(reproduce.reproduce)
+app.command()(sweep.sweep)
+app.command()(tune.tune)
 
 
 def _version(wanted: bool) -> None:

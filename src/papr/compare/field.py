@@ -34,7 +34,7 @@ _EVIT_BLOCK = 3
 #: PaPr keeps this many times more where merging takes tokens away too: 0.6 beside 0.5.
 _WITH_MERGING = 1.2
 #: Options of `papr.prune` that hold for every selection; the others are PaPr's own.
-_SHARED = ("stages", "attention", "reference", "mean", "std", "trace")
+SHARED = ("stages", "attention", "reference", "mean", "std", "trace")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_field(
     """
     if check_keep(keep) == 1:
         raise ConfigError("expected keep below 1 to compare with the dense host, got 1")
-    makers = _Makers(model, example[:1], keep, options)
+    makers = Makers(model, example[:1], keep, options)
     made = Field({DENSE: makers.dense, PAPR: makers.papr()}, {}, {})
     if oracle is not None:
         made.models["oracle"] = makers.scored(oracle_scores(oracle))
@@ -85,37 +85,64 @@ def make_field(
     return made
 
 
-class _Makers:
-    """How each rival is made; the attributes are what they have in common."""
+class Makers:
+    """How each rival at one keep is made.
+
+    Args:
+        model: the host; left as it is.
+        example: pixels of one image of the size that is to be compared, (1, 3, H, W).
+        keep: fraction of patches to keep, 0 < keep < 1.
+        options: further options of `papr.prune`, of which rivals take those that are not PaPr's.
+        seed: of the random selection; None for torch's own generators.
+
+    Attributes:
+        dense: the host unpruned, which all share their weights with.
+        shared: the options that rivals take.
+        notes: name -> what else must be known of a rival made so far.
+    """
 
     def __init__(
-        self, model: nn.Module, example: Tensor, keep: float, options: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        example: Tensor,
+        keep: float,
+        options: Mapping[str, Any],
+        seed: int | None = 0,
     ) -> None:
+        self.seed = seed
         self.dense = unprune(twin(unwrap(model))).eval()
         self.example, self.keep, self.options = example, keep, dict(options)
-        self.shared = {name: options[name] for name in _SHARED if name in options}
+        self.shared = {name: options[name] for name in SHARED if name in options}
         self.plan = find_plan(self.dense)
         self.notes: dict[str, str] = {}
         self.patches = _patches(self.dense, self.plan, example)
 
     def papr(self) -> nn.Module:
+        """PaPr itself."""
         return prune(twin(self.dense), self.keep, **self.options)
 
     def others(self) -> dict[str, Callable[[], nn.Module]]:
         """Name -> what makes it, or raises PaprError where the host cannot have it."""
+        merging = {
+            "tome": lambda: self._merged("tome", 1.0, self.shared),
+            "papr + tome": self._papr_and_merged,
+        }
+        return self.selections() | merging
+
+    def selections(self) -> dict[str, Callable[[], nn.Module]]:
+        """Those of as many patches as PaPr keeps, as `others`."""
         cell = self.patches.cell
         return {
-            "random": lambda: self.scored(random_scores(cell=cell)),
+            "random": lambda: self.scored(random_scores(self.seed, cell)),
             "centre": lambda: self.scored(centre_scores(cell=cell)),
             "stride": self._stride,
             "embedding norm": lambda: self.scored(norm_scores(self.dense)),
             "class attention": self._class_attention,
             "lower resolution": self._lower_resolution,
-            "tome": lambda: self._merged("tome", 1.0, self.shared),
-            "papr + tome": self._papr_and_merged,
         }
 
     def scored(self, scores: Scores) -> nn.Module:
+        """The host keeping as many patches by other scores."""
         return prune(twin(self.dense), self.keep, scores, **self.shared)
 
     def _stride(self) -> nn.Module:

@@ -16,6 +16,8 @@ from papr.evaluate.predictor import Predictor, unpack_mask
 from papr.evaluate.preparing import ImageFile, VideoFile, open_for, prepare_for
 from papr.evaluate.sources import DataError, Source, open_source
 from papr.evaluate.summary import Report, Result
+from papr.evaluate.sweep import Sweep, grid, sweep
+from papr.evaluate.tuning import Tuned, tune
 
 __all__ = [
     "Contender",
@@ -28,13 +30,18 @@ __all__ = [
     "Report",
     "Result",
     "Source",
+    "Sweep",
+    "Tuned",
     "VideoFile",
     "contenders",
     "drift",
     "evaluate",
+    "grid",
     "open_for",
     "open_source",
     "predict",
     "prepare_for",
+    "sweep",
+    "tune",
     "unpack_mask",
 ]

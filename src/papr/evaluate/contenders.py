@@ -14,6 +14,7 @@ from papr.config import PruneConfig, Triple
 from papr.errors import ConfigError
 from papr.graft import states
 from papr.hosts.state import HostState
+from papr.proposals import Proposal, as_proposal
 from papr.pruning import prune, selection, unprune, unwrap
 from papr.twins import twin
 
@@ -52,7 +53,7 @@ def contenders(
         std: likewise.
 
     Raises:
-        ConfigError: a configuration is out of range, given twice, or has a proposal without a name.
+        ConfigError: a configuration is out of range, given twice, or has a callable for a proposal.
         UnsupportedModelError: the host cannot be pruned.
     """
     wanted = [c if isinstance(c, PruneConfig) else PruneConfig(c) for c in configs]
@@ -64,7 +65,7 @@ def contenders(
     found = [Contender(DENSE, dense, {"name": DENSE})]
     pruned = [c for c in wanted if c.keep < 1 or c.merge is not None or c.recut is not None]
     for config, name in zip(pruned, names(pruned), strict=True):
-        facts = config.to_dict()
+        facts = facts_of(config)
         found.append(Contender(name, prune(twin(dense), config), facts, config))
     return check_distinct(found)
 
@@ -77,6 +78,22 @@ def check_distinct(found: list[Contender]) -> list[Contender]:
             raise ConfigError(f"expected contenders that differ, got {contender.name!r} twice")
         known.add(contender.name)
     return found
+
+
+def facts_of(config: PruneConfig) -> dict[str, Any]:
+    """A configuration as plain data; a network that looks first by its class and a fingerprint.
+
+    Raises:
+        ConfigError: the proposal is a callable, of which nobody can say what it depends on.
+    """
+    who = config.proposal
+    if isinstance(who, Proposal | nn.Module):
+        who = as_proposal(who)
+    if not isinstance(who, Proposal) or who.net is None:
+        return config.to_dict()
+    own = f"{weights_digest(who.net)} {who.size} {who.mean} {who.std}"
+    name = f"{who.name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
+    return replace(config, proposal=name).to_dict()
 
 
 def names(configs: Sequence[PruneConfig]) -> list[str]:
@@ -92,7 +109,7 @@ def names(configs: Sequence[PruneConfig]) -> list[str]:
 def _name(config: PruneConfig) -> str:
     usual = PruneConfig(config.keep).to_dict()
     parts = [f"keep {config.keep:g}"]
-    for key, value in replace(config, mean=None, std=None).to_dict().items():
+    for key, value in facts_of(replace(config, mean=None, std=None)).items():
         if value == usual[key]:
             continue
         if key == "merge":

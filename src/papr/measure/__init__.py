@@ -1,8 +1,10 @@
 """MACs, speed and memory of any `nn.Module` or callable. Imports nothing else of papr."""
 
 from papr.measure.curves import Curves, curves
+from papr.measure.intervals import mean_interval, wilson
 from papr.measure.macs import Macs, count_macs
 from papr.measure.memory import peak_memory
+from papr.measure.pareto import pareto
 from papr.measure.speed import Timing, interleave, quartiles
 
 __all__ = [
@@ -12,6 +14,9 @@ __all__ = [
     "count_macs",
     "curves",
     "interleave",
+    "mean_interval",
+    "pareto",
     "peak_memory",
     "quartiles",
+    "wilson",
 ]

@@ -1,0 +1,195 @@
+"""`papr sweep`: a grid of configurations beside the baselines, as plots and a table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich import box
+from rich.table import Table
+
+from papr.cli.common import (
+    Score,
+    Stages,
+    out,
+    parse_keeps,
+    parse_list,
+    parse_proposal_size,
+    parse_stages,
+)
+from papr.cli.evaluate import name_left_out
+from papr.cli.hosting import (
+    BatchSize,
+    Checkpoint,
+    Data,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    NumClasses,
+    Rate,
+    Workers,
+    first,
+    make_host,
+    say,
+)
+from papr.config import DEFAULT_PROPOSAL, ProposalSize
+from papr.environment import describe_device
+from papr.errors import ConfigError
+from papr.files import check_folder
+
+if TYPE_CHECKING:
+    from papr.evaluate.sweep import Sweep
+
+Proposals = Annotated[str, typer.Option(help="Who looks first: names, comma-separated.")]
+Rs = Annotated[
+    str | None,
+    typer.Option(
+        help="Tokens merged away in each block of the second half, after pruning; 0 for none. By "
+        "default 0,8 where the model can merge."
+    ),
+]
+RANDOM = "Random weights: agreement and accuracy mean nothing, only arithmetic and time do."
+
+
+def sweep(
+    data: Data,
+    model: Model = "vit_base_patch16_224",
+    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5,0.3",
+    merge_r: Rs = None,
+    proposals: Proposals = DEFAULT_PROPOSAL,
+    proposal_sizes: Annotated[
+        str, typer.Option(help='Resolutions, such as default,96,128x128; see "papr bench".')
+    ] = "default",
+    stages: Stages = None,
+    score: Score = "significance",
+    baselines: Annotated[bool, typer.Option(help="Run the baselines at every keep too.")] = True,
+    tome_r: Annotated[str, typer.Option(help="Of ToMe alone, among the baselines.")] = "4,8,16",
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="What is plotted: top1, agreement or cosine; by default the first there is that "
+            "means something."
+        ),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    num_classes: NumClasses = None,
+    batch: BatchSize = None,
+    workers: Workers = None,
+    limit: Limit = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    html: Annotated[bool, typer.Option(help="Write sweep.html too: 5 MB, opens offline.")] = True,
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Folder of the run, taken up where it was killed.")
+    ] = Path("papr-sweep"),
+) -> None:
+    """Try a grid of configurations beside the baselines, and draw what each gives and costs.
+
+    Every --keep with every --merge-r, proposal and resolution; at each keep also a selection at
+    random, the centre, an even stride, the norm of the model's own patch embeddings, its class
+    attention in block 3 and the model on a smaller picture; and ToMe alone. One pass over the data:
+    each sample is decoded once and the dense model answers it once. Time is of the forward pass by
+    itself, all of them in turns, whoever looks first included.
+
+    A point is on the front when no other is at least as good in cost and quality and better in one.
+    The front by time moves with the machine's noise where points lie close.
+
+    Written to --out: rows of every sample (see "papr eval"), sweep.csv, sweep.json, sweep.png and
+    sweep.html, which needs no network. Killed, the same command goes on. Of a plain ViT the
+    defaults cost about 17 dense passes over the data: begin with --limit 100.
+
+    Example: papr sweep --data photographs/ --model vit_base_patch16_224 --limit 100
+    """
+    from papr.evaluate import open_source
+    from papr.evaluate.answers import class_count
+    from papr.evaluate.sources import take
+    from papr.evaluate.sweep import RS, can_merge, grid
+    from papr.evaluate.sweep import sweep as run
+
+    check_folder(out_dir, "--out")
+    keeps = parse_keeps(keep)
+    if max(keeps) == 1:
+        raise ConfigError(f"expected --keep below 1, the dense model is always there, got {keep!r}")
+    rs = None if merge_r is None else parse_list(merge_r, int, "--merge-r")
+    tome_rs = parse_list(tome_r, int, "--tome-r")
+    sizes = parse_sizes(proposal_sizes)
+    names = parse_list(proposals, str, "--proposals")
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    rs = rs or list(RS if can_merge(host) else (0,))
+    configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)
+    classes = class_count(host)
+    if quality is None and weights == "random":  # top-1 would be chance's
+        quality = "agreement" if classes else "cosine"
+    source = open_source(data, classes)
+    source = source if limit is None else take(source, limit)
+    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
+    with Rate() as bar:
+        found = run(
+            host,
+            source,
+            configs,
+            out_dir,
+            baselines=baselines,
+            tome_rs=tome_rs,
+            quality=quality,
+            name=model,
+            batch=batch,
+            workers=workers,
+            watch=bar.watch,
+        )
+    if not first():
+        return
+    device = describe_device(next(host.parameters()).device)
+    images = found.points[0].result.images
+    note = f"{model} ({weights} weights), {images} images, {device}, torch {torch.__version__}"
+    out.print(table(found))
+    written = found.write(out_dir, note, html)
+    explain(found, weights)
+    out.print(f"written to {out_dir}: {', '.join(path.name for path in written)}, rows/")
+
+
+def parse_sizes(text: str) -> list[ProposalSize]:
+    """Resolutions, comma-separated; "default" for the proposal's own choice."""
+    parts = [part.strip() for part in text.split(",")]
+    return [parse_proposal_size(None if part == "default" else part) for part in parts]
+
+
+def table(found: "Sweep") -> Table:
+    """All points, family by family; the fronts they are on in the last column."""
+    sheet = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    results = [point.result for point in found.points]
+    sheet.columns[0].min_width = max(len(result.name) for result in results)
+    shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine"}
+    shares = {h: name for h, name in shares.items() if getattr(results[0], name) is not None}
+    for heading in (*shares, "GMACs", "ms/image", "speed-up", "front of"):
+        sheet.add_column(heading, justify="right", no_wrap=True)
+    words = {"gmacs": "GMACs", "ms_per_image": "time"}
+    for point in found.points:
+        result = point.result
+        sheet.add_row(
+            result.name,
+            *(f"{getattr(result, name):.3f}" for name in shares.values()),
+            f"{result.gmacs:.2f}",
+            f"{result.ms_per_image[0]:.1f}" if result.ms_per_image else "",
+            f"{result.speedup[0]:.2f}" if result.speedup else "",
+            ", ".join(words[cost] for cost in point.fronts),
+            style="bold" if point.fronts else None,
+        )
+    return sheet
+
+
+def explain(found: "Sweep", weights: str) -> None:
+    """What the table does not say by itself."""
+    out.print(
+        f"Front: no other is at least as good in {found.quality} and cost and better in one. Time: "
+        "medians over batches, in turns; quartiles in sweep.csv.",
+        style="dim",
+    )
+    for name, reason in found.missing.items():
+        out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
+    name_left_out(found.report.skipped, found.report.ignored)
+    if found.report.note:
+        out.print(found.report.note, style="dim", highlight=False, markup=False)
+    if weights == "random":
+        out.print(f"[yellow]{RANDOM}[/yellow]")

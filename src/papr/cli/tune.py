@@ -1,0 +1,179 @@
+"""`papr tune`: a configuration for a target, chosen on the user's images and judged on others."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from papr.cli.common import Score, Stages, errors, out, parse_list, parse_stages, with_quartiles
+from papr.cli.evaluate import name_left_out
+from papr.cli.hosting import (
+    BatchSize,
+    Checkpoint,
+    Data,
+    Device,
+    Dtype,
+    Model,
+    NumClasses,
+    Workers,
+    make_host,
+    say,
+)
+from papr.cli.sweep import RANDOM, Proposals, Rs, parse_sizes
+from papr.config import DEFAULT_PROPOSAL
+from papr.environment import describe_device
+from papr.files import check_file, write_json, write_text
+
+if TYPE_CHECKING:
+    from papr.evaluate.searching import Trial
+    from papr.evaluate.tuning import Tuned
+
+
+def tune(
+    data: Data,
+    model: Model = "vit_base_patch16_224",
+    target_agreement: Annotated[
+        float | None,
+        typer.Option(help="Share of images with the dense model's answer, such as 0.99."),
+    ] = None,
+    target_speedup: Annotated[
+        float | None, typer.Option(help="Times as fast as the dense model, such as 1.8.")
+    ] = None,
+    target_cosine: Annotated[
+        float | None, typer.Option(help="Mean cosine to the dense model's embeddings.")
+    ] = None,
+    proposals: Proposals = DEFAULT_PROPOSAL,
+    proposal_sizes: Annotated[
+        str, typer.Option(help="Resolutions that are tried, such as default,96,128x128.")
+    ] = "default,96",
+    merge_r: Rs = None,
+    stages: Stages = None,
+    score: Score = "significance",
+    sure: Annotated[
+        float,
+        typer.Option(
+            help="How sure to be that the half tuned on meets the target, one-sided; 0.5 takes its "
+            "figure as it is."
+        ),
+    ] = 0.8,
+    limit: Annotated[
+        int, typer.Option(min=2, help="Samples taken, evenly spread; half are held in memory.")
+    ] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 9,
+    checkpoint: Checkpoint = None,
+    num_classes: NumClasses = None,
+    batch: BatchSize = None,
+    workers: Workers = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    out_file: Annotated[
+        Path, typer.Option("--out", help="Where the chosen configuration is written, as JSON.")
+    ] = Path("chosen.json"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all trials and figures there.")
+    ] = None,
+) -> None:
+    """Find keep and the rest for a target agreement or a target speed-up, on your own images.
+
+    Images need no labels. Half of them, by a hash of their names, is tuned on; the agreement that
+    is reported, with a 95 % confidence interval (Wilson's), is of the other half, which chose
+    nothing. Give exactly one target.
+
+    For an agreement the fastest configuration is taken whose agreement on the tuning half meets
+    the target with some certainty (--sure): the smallest keep of each proposal, resolution and
+    --merge-r, then those timed in turns. For a speed-up, among those so fast in three turns of four
+    the one that agrees most. The speed-up reported is measured anew.
+
+    Where nothing meets the target the best found is shown, nothing is written to --out, and the
+    exit status is 1. Otherwise papr.prune(model, "chosen.json") prunes so.
+
+    Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
+    """
+    from papr.evaluate import open_source
+    from papr.evaluate.answers import class_count
+    from papr.evaluate.searching import Goal
+    from papr.evaluate.sweep import RS, can_merge, grid
+    from papr.evaluate.tuning import tune as run
+
+    check_file(out_file, "--out")
+    check_file(json_file, "--json")
+    sizes, names = parse_sizes(proposal_sizes), parse_list(proposals, str, "--proposals")
+    rs = None if merge_r is None else parse_list(merge_r, int, "--merge-r")
+    Goal.read(sure, target_agreement, target_cosine, target_speedup)
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    rs = rs or list(RS if can_merge(host) else (0,))
+    candidates = grid((0.5,), rs, names, sizes, stages=parse_stages(stages), score=score)
+    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
+    with errors.status("decoding") as status:
+
+        def watch(trial: "Trial") -> None:
+            status.update(f"tried {_trial(trial)}")
+            errors.print(f"  {_trial(trial)}", highlight=False, markup=False)
+
+        found = run(
+            host,
+            open_source(data, class_count(host)),
+            candidates,
+            target_agreement=target_agreement,
+            target_speedup=target_speedup,
+            target_cosine=target_cosine,
+            sure=sure,
+            limit=limit,
+            name=model,
+            batch=batch,
+            workers=workers,
+            rounds=rounds,
+            watch=watch,
+        )
+    out.print(_table(found))
+    out.print(_costs(found), highlight=False, soft_wrap=True)
+    name_left_out(found.skipped, ())
+    if json_file is not None:
+        write_json(json_file, {"model": model, "weights": weights} | found.to_dict())
+        out.print(f"all trials in {json_file}", highlight=False, markup=False)
+    if weights == "random":
+        out.print(f"[yellow]{RANDOM}[/yellow]")
+    out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
+    if not found.reached:
+        errors.print("[red]Target not reached[/red]: this is the best found; nothing is written.")
+        raise typer.Exit(1)
+    write_text(out_file, found.config.to_json() + "\n")
+    out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
+    out.print(f"# the same: papr.prune(model, {str(out_file)!r})", highlight=False, markup=False)
+
+
+def _trial(trial: "Trial") -> str:
+    """One line of what was tried."""
+    figures = []
+    if trial.quality is not None:
+        if trial.quality.agreement is not None:
+            figures.append(f"agreement {trial.quality.agreement:.3f}")
+        figures.append(f"cosine {trial.quality.cosine:.3f}")
+    if trial.speedup is not None:
+        figures.append(f"speed-up {trial.speedup[0]:.2f}")
+    return f"{trial.name}: {', '.join(figures)}"
+
+
+def _table(found: "Tuned") -> Table:
+    """The choice on both halves."""
+    table = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    kinds = ("cosine",) if found.held_out.agree is None else ("agreement", "cosine")
+    for heading in ("images", *kinds):
+        table.add_column(heading, justify="right")
+    for half, quality in (("tuned on", found.tuning), ("held out", found.held_out)):
+        cells = []
+        for kind in kinds:
+            low, high = quality.interval(kind)
+            cells.append(f"{quality.value(kind):.3f} ({low:.3f}-{high:.3f})")
+        table.add_row(half, str(quality.images), *cells)
+    return table
+
+
+def _costs(found: "Tuned") -> str:
+    return (
+        f"{found.ms_per_image_dense[0]:.1f} to {found.ms_per_image[0]:.1f} ms/image at batch "
+        f"{found.batch}: {with_quartiles(found.speedup)} times as fast; "
+        f"{found.gmacs_dense:.2f} to {found.gmacs:.2f} GMACs"
+    )
