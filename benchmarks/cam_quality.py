@@ -18,9 +18,10 @@ from common import SHARED, parser, photographs, save
 from papr.baselines import centre_scores, random_scores
 from papr.baselines.cams import METHODS, cam, folded
 from papr.cli.common import progress
-from papr.compare.cams import CamQuality, spread
+from papr.compare.cams import CamQuality
 from papr.environment import pick_device
 from papr.images import keep_visible
+from papr.measure import spread
 from papr.proposals import Proposal, embedded
 from papr.selecting import kept_count, select
 from papr.significance import to_grid
@@ -74,7 +75,7 @@ def main() -> None:
     args = options.parse_args()
     device = pick_device(args.device)
     pixels, labels = (t.to(device) for t in photographs(args.data))
-    shown = sorted(spread(args.images, len(pixels)))
+    shown = spread(args.images, len(pixels))
     pixels, labels = pixels[shown], labels[shown]
     net = embedded.classifier().to(device)
     judge = folded(embedded.classifier(name="efficientnet_lite2").to(device))
@@ -83,7 +84,7 @@ def main() -> None:
     cams = {n: cam(n, net) for n in METHODS}
     cams |= {n: cam(n, net, only_last=True) for n, c in cams.items() if c.needs_gradients}
     quality = CamQuality(cams, folded(net), judge, steps=STEPS)
-    curved = sorted(spread(args.curve_images, len(pixels)))
+    curved = spread(args.curve_images, len(pixels))
     slow = {curved[i] for i in spread(args.scorecam_images, len(curved))}
     groups = [([i], (), True) for i in sorted(slow)]
     for indices, drawn in (

@@ -8,8 +8,9 @@ user, and Grad-CAM on the network as it is loaded, its batch norms not folded.
 from common import SHARED, parser, photographs, save
 from papr.baselines.cams import METHODS, Cam, cam
 from papr.cli.compare_cam import both_ways, describe
-from papr.compare.cams import spread, time_cams
+from papr.compare.cams import time_cams
 from papr.environment import pick_device
+from papr.measure import spread
 from papr.proposals import embedded
 
 BATCH = 16
@@ -30,7 +31,7 @@ def main() -> None:
     args = options.parse_args()
     device = pick_device(args.device)
     pixels = photographs(args.data)[0]
-    some = pixels[sorted(spread(BATCH, len(pixels)))].to(device)
+    some = pixels[spread(BATCH, len(pixels))].to(device)
     cams = rivals(device)
     costs = describe(cams, time_cams(cams, (some - 0.5) / 0.5, args.rounds))
     for name, row in costs.items():

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from papr.baselines import cams
 from papr.baselines.cams import METHODS, cam
-from papr.compare.cams import CamQuality, batch_gap, compared_with, spread, time_cams, turns
+from papr.compare.cams import CamQuality, batch_gap, compared_with, time_cams, turns
 from papr.errors import ConfigError, PaprError, ProposalError
+from papr.measure import spread
 
 pytest.importorskip("pytorch_grad_cam", reason="needs the extra: cam")
 
@@ -197,7 +198,7 @@ def test_quality_is_that_of_the_kept_patches(net) -> None:
 
 
 def test_a_part_of_the_images_is_spread_evenly() -> None:
-    assert spread(3, 9) == {0, 3, 6}
-    assert spread(20, 5) == set(range(5))
-    assert spread(0, 5) == set()
+    assert spread(3, 9) == [0, 3, 6]
+    assert spread(20, 5) == list(range(5))
+    assert spread(0, 5) == []
     assert len(spread(7, 500)) == 7

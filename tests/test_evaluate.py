@@ -270,12 +270,12 @@ def test_two_processes_write_the_rows_of_one(folder: Path, tmp_path: Path) -> No
 def test_the_command_prints_a_table_and_names_what_it_left_out(
     folder: Path, tmp_path: Path
 ) -> None:
-    more = ["--data", str(folder), "--workers", "0", "--limit", "9", "--out", str(tmp_path)]
+    more = ["--data", str(folder), "--workers", "0", "--limit", "11", "--out", str(tmp_path)]
     found = CliRunner().invoke(app, [*ARGUMENTS, *more])
     assert found.exit_code == 0, found.output
-    assert "8 images" in found.output
+    assert "10 images" in found.output
     assert "keep 0.5" in found.output
     assert "answers mean nothing" in found.output
-    assert "bee/004.png" in found.output
+    assert "cat/017.png" in found.output
     assert "notes.txt" in found.output
     assert "3 folders for the host's 1000 classes" in found.output

@@ -10,6 +10,7 @@ import torch
 import papr
 from clips import pictures
 from clips import write as write_clip
+from tiny_data import pictures as small_pictures
 from tiny_video import VIDEO_CASES
 
 ROOT = Path(__file__).parents[1]
@@ -17,11 +18,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def test_code_runs(tmp_path: Path) -> None:
+def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python block in order, in one namespace, with random weights and a smaller host."""
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 5
-    usage, later, video, reading, options = (
+    assert len(blocks) == 6
+    usage, later, evaluation, video, reading, options = (
         block.replace("pretrained=True", "pretrained=False").replace("vit_base", "vit_tiny")
         for block in blocks
     )
@@ -35,12 +37,20 @@ def test_code_runs(tmp_path: Path) -> None:
         exec(line, names)
         names["model"](names["images"])
         assert papr.selection(names["model"]).tokens == tokens
+    run_evaluation(evaluation, names, tmp_path)
     before, after = options.split("chosen =")
     exec(before, names)
     names["model"](names["images"])
     exec("chosen =" + after, names)
     assert names["chosen"].indices.shape == (2, 98)
     run_video(video, reading, tmp_path)
+
+
+def run_evaluation(block: str, names: dict[str, object], folder: Path) -> None:
+    """The same, on three small pictures."""
+    photos = small_pictures(folder / "photos", 3)
+    exec(block.replace('"photos"', repr(str(photos))), names)
+    assert [result.images for result in names["report"].results] == [3, 3, 3]
 
 
 def run_video(block: str, reading: str, folder: Path) -> None:

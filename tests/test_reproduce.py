@@ -130,17 +130,6 @@ def test_no_table_lists_them_and_an_unknown_one_is_refused() -> None:
         command.read_checkpoints(RECIPES["mae"], ["x.pth"])
 
 
-def test_sampling_error_holds_the_truth_19_times_of_20() -> None:
-    for truth in (0.84, 0.98):
-        draws = torch.distributions.Binomial(200, torch.tensor(truth)).sample((4000,))
-        held = [
-            abs(100 * truth - 100 * (n + 2) / 204) <= reproduce.sampling_error(n / 2, 200)
-            for n in draws.tolist()
-        ]
-        assert 0.93 < sum(held) / len(held) < 0.98
-    assert reproduce.sampling_error(0, 12) > 10
-
-
 TINY = HostWeights("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "vit_tiny_patch16_224", "-")
 
 

@@ -18,9 +18,9 @@ from papr.baselines import centre_scores
 from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import grid, tune
-from papr.evaluate.judging import halves, spread
+from papr.evaluate.judging import halves
 from papr.evaluate.searching import edge
-from papr.evaluate.sources import Item, Source, open_source
+from papr.evaluate.sources import Item, Source, open_source, take
 from papr.evaluate.tuning import _unusual
 from papr.measure import Timing, count_macs, mean_interval, wilson
 from tiny_data import host, pictures
@@ -118,12 +118,12 @@ def test_a_sample_keeps_its_half_whatever_else_there_is(tmp_path: Path) -> None:
     for side, names in enumerate(sides):
         for name in names:
             assert int(hashlib.sha256(name.encode()).hexdigest()[:2], 16) % 2 == side
-    fewer = halves(spread(source, 10))
+    fewer = halves(take(source, 10))
     assert sum(part.length or 0 for part in fewer) == 10
     for side, part in enumerate(fewer):
         assert {part.item(i).id for i in range(part.length or 0)} < sides[side]
     with pytest.raises(ConfigError, match="samples for both halves"):
-        halves(spread(source, 1))
+        halves(take(source, 1))
 
 
 # ------------------------------------------------- a trained host, whose answers mean something

@@ -48,14 +48,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, to lie beside every stored figure."""
+def versions() -> dict[str, str]:
+    """Of what answers depend on."""
     import timm
 
+    return {"papr": papr.__version__, "torch": torch.__version__, "timm": timm.__version__}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, to lie beside every stored figure."""
     return {
-        "papr": papr.__version__,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
+        **versions(),
         "python": platform.python_version(),
         "device": describe_device(device),
         "cpus": os.cpu_count(),

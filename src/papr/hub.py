@@ -161,14 +161,14 @@ def create_classifier(
     return host, "pretrained" if trained else "random"
 
 
-def create_embedder(
+def create_host(
     name: str, checkpoint: Path | None = None, classes: int | None = None
 ) -> tuple[nn.Module, str]:
-    """A host of images for its embeddings, in eval mode: with a classifier or without.
+    """A host of images or clips in eval mode, with a classifier or without.
 
     Args:
-        name: as of `create_classifier`; of transformers also a model without a classifier, such as
-            DINOv2 or the vision tower of CLIP.
+        name: as of `create_classifier` and `create_video`; of transformers also a model without a
+            classifier, such as DINOv2 or the vision tower of CLIP.
         checkpoint: likewise.
         classes: likewise; 0 for a timm model without its classifier.
 
@@ -178,6 +178,14 @@ def create_embedder(
     Raises:
         ConfigError: as there.
     """
+    if takes_clips(name):
+        if checkpoint is not None or classes is not None:
+            raise ConfigError(
+                "expected the name of a timm model with a checkpoint or a number of classes, "
+                f"got the video host {name!r}"
+            )
+        host, trained = create_video(name)
+        return host, "pretrained" if trained else "random"
     kinds = _architectures(name)
     if not kinds or any("Classification" in kind for kind in kinds):
         return create_classifier(name, checkpoint, classes)

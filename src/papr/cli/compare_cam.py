@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from papr.baselines.cams import METHODS, Cam, cam, folded
 from papr.cli.common import out, parse_list, progress, with_quartiles
 from papr.cli.reading import Reader, distinct_names
-from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, spread, time_cams, turns
+from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, time_cams, turns
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_image, write_json
 from papr.images import ImageError, find_images, fit, to_pixels
+from papr.measure import spread
 from papr.measure.curves import STEPS
 from papr.proposals import embedded
 from papr.selecting import kept_count, select
@@ -180,8 +181,8 @@ def _measure(
     """Each image's figures, and pictures of the first ones."""
     curve_images, scorecam_images, figures = limits
     total = len(photographs)
-    curved = spread(total if curve_images is None else curve_images, total)
-    slow = spread(scorecam_images, total)
+    curved = set(spread(total if curve_images is None else curve_images, total))
+    slow = set(spread(scorecam_images, total))
     names = distinct_names([path for path, _ in photographs])
     with progress("maps") as bar:
         for i, (path, photograph) in enumerate(bar.track(photographs)):

@@ -26,7 +26,7 @@ from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, write_json
 from papr.hosts.inputs import pixel_shape
-from papr.hub import VIDEO_HOSTS, create, create_classifier, create_video, video_statistics
+from papr.hub import VIDEO_HOSTS, create, create_host, video_statistics
 from papr.proposals import Proposal
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def doctor(
     looks_at = parse_proposal_size(proposal_size)
     check_file(json_file, "--json")
     target = pick_device(device)
-    host = create_host(model).to(device=target, dtype=kind)
+    host = make(model).to(device=target, dtype=kind)
     is_video = len(pixel_shape(host)) == 4
     mean, std = video_statistics(host, model) if is_video else (None, None)
     sizes = sizes or list(usual_batches(host))
@@ -124,25 +124,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def create_host(name: str) -> nn.Module:
-    """A host in eval mode, without a download where its weights do not matter.
-
-    Raises:
-        ConfigError: nothing goes by that name, or it is out of reach.
-    """
+def make(name: str) -> nn.Module:
+    """A host in eval mode; without a download where its weights do not matter."""
     import timm
 
-    if timm.is_model(name):
-        return create(name, pretrained=False).eval()
-    if name in VIDEO_HOSTS:
-        return create_video(name)[0]
-    try:
-        return create_classifier(name)[0]
-    except ConfigError as error:
-        try:
-            return create_video(name)[0]  # the other kind of classifier that transformers has
-        except ConfigError:
-            raise error from None
+    return create(name, pretrained=False).eval() if timm.is_model(name) else create_host(name)[0]
 
 
 def show(found: "Diagnosis", unit: str) -> None:

@@ -31,6 +31,7 @@ from papr.cli.hosting import (
     Rate,
     Workers,
     make_host,
+    open_data,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.errors import ConfigError
@@ -90,9 +91,6 @@ def drift(
     Example: papr drift --data photos --model vit_small_patch14_dinov2 --keep 0.7,0.5
     """
     from papr.evaluate import drift as run
-    from papr.evaluate import open_source
-    from papr.evaluate.answers import class_count
-    from papr.evaluate.sources import take
 
     if embedding not in _EMBEDDINGS:
         raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
@@ -106,9 +104,8 @@ def drift(
         )
         for fraction in parse_keeps(keep)
     ]
-    host, weights = make_host(model, device, dtype, checkpoint, num_classes, embedder=True)
-    source = open_source(data, class_count(host))
-    source = source if limit is None else take(source, limit)
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    source = open_data(host, data, limit)
     with Rate() as bar:
         found = run(
             host,

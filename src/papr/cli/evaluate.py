@@ -37,6 +37,7 @@ from papr.cli.hosting import (
     Workers,
     first,
     make_host,
+    open_data,
     say,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
@@ -98,8 +99,7 @@ def evaluate(
     --keep 1.0,0.7,0.5
     """
     from papr.evaluate import evaluate as run
-    from papr.evaluate import open_for, prepare_for
-    from papr.evaluate.sources import take
+    from papr.evaluate import prepare_for
 
     configs = [
         PruneConfig(
@@ -113,8 +113,7 @@ def evaluate(
         for fraction in parse_keeps(keep)
     ]
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
-    source = open_for(host, data, root)
-    source = source if limit is None else take(source, limit)
+    source = open_data(host, data, limit, root)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate() as bar:
         report = run(

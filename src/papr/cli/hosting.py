@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -11,15 +11,17 @@ from torch import nn
 
 from papr.cli.common import DTYPES, errors, out, parse_list
 from papr.environment import pick_device
-from papr.errors import ConfigError
-from papr.hub import VIDEO_HOSTS, create_classifier, create_embedder, create_video, takes_clips
+from papr.hub import VIDEO_HOSTS, create_host
 from papr.video import POLICIES
+
+if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
+    from papr.evaluate import Source
 
 Model = Annotated[
     str,
     typer.Option(
         help="The host: a timm model, torchvision/ and one of its models, or a folder or hub name "
-        f"of a classifier of transformers, of images or videos; or {', '.join(VIDEO_HOSTS)}."
+        f"of a model of transformers, for images or videos; or {', '.join(VIDEO_HOSTS)}."
     ),
 ]
 Data = Annotated[
@@ -54,7 +56,10 @@ Workers = Annotated[
         min=0, help="Processes that decode ahead; by default one less than cores, up to 8."
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take the first so many samples only.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Take so many samples only, spread evenly; of shards the first."),
+]
 
 
 def make_host(
@@ -63,26 +68,26 @@ def make_host(
     dtype: str,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
-    embedder: bool = False,
 ) -> tuple[nn.Module, str]:
     """The host on its device, in its dtype, in eval mode; and what its weights are, in one word.
 
-    Under torchrun, "auto" takes the GPU of this process's number. An embedder may lack
-    a classifier.
+    Under torchrun, "auto" takes the GPU of this process's number.
     """
     kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
     target = pick_device(device)
-    if takes_clips(model):
-        if checkpoint is not None or num_classes is not None:
-            raise ConfigError(
-                f"expected a timm model with --checkpoint, got the video host {model}"
-            )
-        host, trained = create_video(model)
-        weights = "pretrained" if trained else "random"
-    else:
-        create = create_embedder if embedder else create_classifier
-        host, weights = create(model, checkpoint, num_classes)
+    host, weights = create_host(model, checkpoint, num_classes)
     return host.to(device=target, dtype=kind), weights
+
+
+def open_data(
+    host: nn.Module, data: str, limit: int | None = None, root: Path | None = None
+) -> "Source":
+    """The samples that --data names, as the host takes them; of them --limit."""
+    from papr.evaluate.preparing import open_for
+    from papr.evaluate.sources import take
+
+    source = open_for(host, data, root)
+    return source if limit is None else take(source, limit)
 
 
 def first() -> bool:

@@ -29,6 +29,7 @@ from papr.cli.hosting import (
     Model,
     Rate,
     Workers,
+    open_data,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 
@@ -79,10 +80,8 @@ def predict(
 
     Example: papr predict --data photos --out answers --model vit_base_patch16_224 --keep 0.5
     """
-    from papr.evaluate import Predictor, open_source
+    from papr.evaluate import Predictor
     from papr.evaluate import predict as run
-    from papr.evaluate.answers import class_count
-    from papr.evaluate.sources import take
 
     config = PruneConfig(
         check_keep(keep),
@@ -102,8 +101,7 @@ def predict(
         num_classes=num_classes,
     )
     loaded = predictor.load()
-    source = open_source(data, class_count(loaded.host))
-    source = source if limit is None else take(source, limit)
+    source = open_data(loaded.host, data, limit)
     with Rate() as bar:
         found = run(
             predictor,

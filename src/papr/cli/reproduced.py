@@ -21,8 +21,8 @@ from papr.evaluate.reproduce import (
     is_complete,
     needs,
     run_host,
-    sampling_error,
 )
+from papr.measure import wilson
 
 _SOURCE = (
     "Published: Mahmud et al., ECCV 2024; accuracies are read partly off plots: "
@@ -140,11 +140,11 @@ def _say_accuracies(recipe: Recipe, ran: Ran, wanted: Wanted) -> None:
     if dense.top1 is None:
         out.print(f"[yellow]No labels: {ran.report.note or 'top-1 is not known'}.[/yellow]")
     elif not is_complete(recipe, dense.labelled):
-        error = sampling_error(100 * dense.top1, dense.labelled)
+        low, high = wilson(round(dense.top1 * dense.labelled), dense.labelled)
         out.print(
             f"[yellow]{dense.labelled} samples, not the whole validation set of "
             f"{COMPLETE[recipe.data]}: top-1 of the dense host is {100 * dense.top1:.1f} "
-            f"+-{error:.1f} (95 %, binomial).[/yellow]"
+            f"({100 * low:.1f} to {100 * high:.1f}, 95 %, Wilson).[/yellow]"
         )
     if ran.report.skipped:
         out.print(f"[red]{len(ran.report.skipped)} samples could not be read.[/red]")

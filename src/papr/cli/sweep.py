@@ -31,6 +31,7 @@ from papr.cli.hosting import (
     Workers,
     first,
     make_host,
+    open_data,
     say,
 )
 from papr.config import DEFAULT_PROPOSAL, ProposalSize
@@ -101,9 +102,7 @@ def sweep(
 
     Example: papr sweep --data photographs/ --model vit_base_patch16_224 --limit 100
     """
-    from papr.evaluate import open_source
     from papr.evaluate.answers import class_count
-    from papr.evaluate.sources import take
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.sweep import sweep as run
 
@@ -121,8 +120,7 @@ def sweep(
     classes = class_count(host)
     if quality is None and weights == "random":  # top-1 would be chance's
         quality = "agreement" if classes else "cosine"
-    source = open_source(data, classes)
-    source = source if limit is None else take(source, limit)
+    source = open_data(host, data, limit)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate() as bar:
         found = run(

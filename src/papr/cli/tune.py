@@ -19,6 +19,7 @@ from papr.cli.hosting import (
     NumClasses,
     Workers,
     make_host,
+    open_data,
     say,
 )
 from papr.cli.sweep import RANDOM, Proposals, Rs, parse_sizes
@@ -91,8 +92,6 @@ def tune(
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
-    from papr.evaluate import open_source
-    from papr.evaluate.answers import class_count
     from papr.evaluate.searching import Goal
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.tuning import tune as run
@@ -114,7 +113,7 @@ def tune(
 
         found = run(
             host,
-            open_source(data, class_count(host)),
+            open_data(host, data),
             candidates,
             target_agreement=target_agreement,
             target_speedup=target_speedup,

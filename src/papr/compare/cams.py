@@ -237,12 +237,3 @@ def _means(found: Iterable[dict[str, Any] | None]) -> dict[str, Any]:
         values = [float(row[name]) for row in some]
         figures[name] = sum(values) / len(values) if values else None
     return figures
-
-
-def spread(count: int, total: int) -> set[int]:
-    """Which of `total` images to take where `count` of them must do: evenly spread, not the first.
-
-    Folders are sorted by class, and the first images of one are all alike.
-    """
-    count = min(count, total)
-    return {i * total // count for i in range(count)} if count else set()

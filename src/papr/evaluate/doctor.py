@@ -15,14 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from papr.compare import compare
-from papr.compare.cams import spread
 from papr.config import DEFAULT_PROPOSAL, ProposalSize, Triple
 from papr.environment import environment
 from papr.errors import ConfigError, PaprError
-from papr.evaluate.answers import class_count
 from papr.evaluate.loading import Prepare, usual_workers
-from papr.evaluate.preparing import ImageFile, prepare_for
-from papr.evaluate.sources import DataError, Item, Source, open_source, take
+from papr.evaluate.preparing import ImageFile, open_for, prepare_for
+from papr.evaluate.sources import DataError, Item, Source, take
 from papr.evaluate.verdicts import (
     BreakEven,
     Loading,
@@ -206,7 +204,7 @@ def usable_cores() -> int:
 
 
 def _opened(data: Source | str | Path, host: nn.Module) -> Source:
-    return data if isinstance(data, Source) else open_source(data, class_count(host))
+    return data if isinstance(data, Source) else open_for(host, data)
 
 
 def _pixels(host: nn.Module, batch: int) -> Tensor:
@@ -268,12 +266,10 @@ def measure_loading(prepare: Prepare, source: Source | None, samples: int = 64) 
 
 
 def _some(source: Source, samples: int) -> list[Item]:
-    """Items evenly spread over a source, or the first of one that must be read in order."""
-    if source.length is None:
-        source = take(source, samples)
-        assert source.length is not None
+    source = take(source, samples)
+    assert source.length is not None
     found = []
-    for number in sorted(spread(samples, source.length)):
+    for number in range(source.length):
         try:
             found.append(source.item(number))
         except DataError:

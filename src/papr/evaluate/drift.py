@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.answers import ask, class_count, classifier_path
+from papr.evaluate.answers import ask, classifier_path
 from papr.evaluate.contenders import Contender, contenders
 from papr.evaluate.estimates import Estimate, mean_of, percentile_of, share_of
 from papr.evaluate.evaluation import describe, statistics_of
 from papr.evaluate.loading import Batch, Prepare, Skipped, make_plan
 from papr.evaluate.nearest import SLACK, found_again, search
-from papr.evaluate.preparing import prepare_for
+from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.ranks import joined
 from papr.evaluate.runs import SUMMARY, Folder, Watch, identify, run
-from papr.evaluate.sources import Source, open_source
+from papr.evaluate.sources import Source
 from papr.files import write_json
+from papr.measure import spread
 
 SCHEMA = pa.schema(
     [
@@ -212,7 +213,7 @@ def drift(
     """
     ks = _check(ks, queries, target)
     if not isinstance(data, Source):
-        data = open_source(data, class_count(host))
+        data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
     found = contenders(host, configs, *statistics_of(prepare))
     if len(found) < 2:
@@ -272,7 +273,7 @@ def _figures(
     with tempfile.TemporaryDirectory(prefix=".index-", dir=folder.path) as place:
         dense, *others = _arrays(folder, list(names), Path(place))
         _check_count(dense, ks, folder)
-        asked = _spread(len(dense), queries)
+        asked = torch.tensor(spread(queries, len(dense)))
         truth = [_search(dense, dense, rows, max(ks), device) for rows in asked.split(_CHUNK)]
         columns = [
             _column(name, key, dense, pruned, asked, truth, ks, device)
@@ -301,11 +302,6 @@ def _check_count(dense: Any, ks: Sequence[int], folder: Folder) -> None:
         raise ConfigError(
             f"expected more than {max(ks)} images for recall@{max(ks)}, got {len(dense)}{why}"
         )
-
-
-def _spread(count: int, wanted: int) -> Tensor:
-    """At most `wanted` numbers below `count`, evenly."""
-    return torch.arange(count) if count <= wanted else torch.arange(wanted) * count // wanted
 
 
 def _arrays(folder: Folder, keys: Sequence[str], place: Path) -> list[Any]:

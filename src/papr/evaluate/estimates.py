@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from papr.measure import mean_interval, wilson
+
 _SIDES = 1.96  # standard errors of a 95 % interval
 
 
@@ -18,19 +20,15 @@ class Estimate(NamedTuple):
 
 
 def mean_of(values: Tensor) -> Estimate:
-    """The mean, plus and minus 1.96 standard errors."""
-    values = values.double()
-    middle, error = float(values.mean()), _SIDES * float(values.std()) / math.sqrt(len(values))
-    return Estimate(middle, middle - error, middle + error)
+    """The mean with its interval by the normal distribution."""
+    numbers = values.double().tolist()
+    return Estimate(math.fsum(numbers) / len(numbers), *mean_interval(numbers))
 
 
 def share_of(values: Tensor) -> Estimate:
     """The share of ones with Wilson's interval, which stays honest at 0 and 1."""
-    count, share = len(values), float(values.double().mean())
-    z = _SIDES**2 / count
-    middle = (share + z / 2) / (1 + z)
-    half = _SIDES / (1 + z) * math.sqrt(share * (1 - share) / count + z / (4 * count))
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+    count = int(values.sum())
+    return Estimate(count / len(values), *wilson(count, len(values)))
 
 
 def percentile_of(values: Tensor, q: float) -> Estimate:

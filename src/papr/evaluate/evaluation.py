@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from papr.config import PruneConfig
-from papr.environment import environment
+from papr.environment import environment, versions
 from papr.errors import ConfigError
 from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
 from papr.evaluate.evaluator import Evaluator
@@ -108,7 +108,7 @@ def describe(
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
         "prepare": getattr(prepare, "described", None) or repr(prepare),
-        "versions": _versions(),
+        "versions": versions(),
     }
     keys = [fingerprint(contender.facts, repr(sorted(common.items()))) for contender in found]
     configuration = common | {
@@ -159,11 +159,3 @@ def _report(
 def statistics_of(prepare: Prepare) -> tuple[Any, Any]:
     """Mean and standard deviation of what `prepare` makes; None where it does not say."""
     return getattr(prepare, "mean", None), getattr(prepare, "std", None)
-
-
-def _versions() -> dict[str, str]:
-    import timm
-
-    import papr
-
-    return {"papr": papr.__version__, "timm": timm.__version__, "torch": torch.__version__}

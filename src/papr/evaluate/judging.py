@@ -13,7 +13,7 @@ from papr.errors import ConfigError
 from papr.evaluate.answers import Answers, ask, classifier_path
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Prepare, Skipped, loader, make_plan
-from papr.evaluate.sources import Chosen, DataError, Source, take
+from papr.evaluate.sources import Chosen, DataError, Source
 from papr.measure import mean_interval, wilson
 
 
@@ -60,15 +60,6 @@ class Quality:
         for kind in ("cosine", "agreement") if self.agree is not None else ("cosine",):
             found |= {kind: self.value(kind), f"{kind}_95": list(self.interval(kind))}
         return found
-
-
-def spread(source: Source, count: int) -> Source:
-    """At most `count` samples of a source: evenly spread, or of shards the first."""
-    if source.length is None:
-        return take(source, count)
-    if source.length <= count:
-        return source
-    return Chosen(source, [i * source.length // count for i in range(count)])
 
 
 def halves(source: Source) -> tuple[Source, Source]:

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.answers import class_count
 from papr.evaluate.loading import Batch, Plan, Skipped, make_plan
 from papr.evaluate.predictor import Predictor
+from papr.evaluate.preparing import open_for
 from papr.evaluate.ranks import joined
 from papr.evaluate.runs import SUMMARY, Folder, Watch, identify, run
-from papr.evaluate.sources import Source, open_source
+from papr.evaluate.sources import Source
 from papr.files import write_json
 
 ENGINES = ("local", "ray")
@@ -118,7 +118,7 @@ def predict(
         raise ConfigError(f'expected the engine "local" or "ray", got {engine!r}')
     loaded = predictor.load()
     if not isinstance(data, Source):
-        data = open_source(data, class_count(loaded.host))
+        data = open_for(loaded.host, data)
     cuda = loaded.device.type == "cuda"
     plan = make_plan(data, batch or (64 if cuda else 16), part)
     configuration = predictor.facts() | {"engine": engine} | identify(data, plan)

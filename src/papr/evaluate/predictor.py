@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from papr.config import PruneConfig
-from papr.environment import pick_device
+from papr.environment import pick_device, versions
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, classifier_path
 from papr.evaluate.contenders import weights_digest
@@ -21,7 +21,7 @@ from papr.evaluate.preparing import prepare_for
 from papr.evaluate.sources import Item
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
-from papr.hub import create_embedder
+from papr.hub import create_host
 from papr.pruning import prune, selection
 
 OUTPUTS = ("labels", "embeddings", "masks")
@@ -83,13 +83,13 @@ class Predictor:
     columns of the call are passed on.
 
     Args:
-        model: what `papr.hub.create_embedder` takes; or a function that returns the host, one
+        model: what `papr.hub.create_host` takes; or a function that returns the host, one
             that pickle takes, which is called once in each process.
         config: how it is pruned, or the keep; None or 1.0 for the dense host.
         device: see `papr.environment.pick_device`; "auto" is decided where the model is made.
         dtype: "float32", "bfloat16" or "float16".
         outputs: among "labels", "embeddings", "masks"; columns of the others are left out.
-        checkpoint: see `create_embedder`.
+        checkpoint: see `create_host`.
         num_classes: likewise.
         prepare: decodes a sample; None for what the host's own library does.
         table: return a pyarrow table, whose columns have a type even where all is null: Ray Data
@@ -162,7 +162,7 @@ class Predictor:
     def _make(self) -> _Loaded:
         device, dtype = pick_device(self.device), getattr(torch, self.dtype)
         if isinstance(self.model, str):
-            host, weights = create_embedder(self.model, self.checkpoint, self.num_classes)
+            host, weights = create_host(self.model, self.checkpoint, self.num_classes)
         else:
             host, weights = self.model().eval(), "given"
         host = host.to(device=device, dtype=dtype)
@@ -177,10 +177,6 @@ class Predictor:
 
     def facts(self) -> dict[str, Any]:
         """Plain data: all that its rows depend on but the device."""
-        import timm
-
-        import papr
-
         loaded = self.load()
         return {
             "model": self.name,
@@ -189,11 +185,7 @@ class Predictor:
             "pruning": None if self.config is None else self.config.to_dict(),
             "outputs": list(self.outputs),
             "prepare": getattr(loaded.prepare, "described", None) or repr(loaded.prepare),
-            "versions": {
-                "papr": papr.__version__,
-                "timm": timm.__version__,
-                "torch": torch.__version__,
-            },
+            "versions": versions(),
         }
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:

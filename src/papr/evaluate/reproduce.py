@@ -4,7 +4,6 @@ Source of every published figure: Mahmud et al., "PaPr", ECCV 2024; see `papr.ev
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from papr import hub
-from papr.compare.cams import spread
 from papr.errors import ConfigError, one_line
-from papr.evaluate.answers import class_count
 from papr.evaluate.evaluation import evaluate
-from papr.evaluate.preparing import timm_transform
+from papr.evaluate.preparing import open_for, timm_transform
 from papr.evaluate.recipes import COMPLETE, HostWeights, Recipe, Row
 from papr.evaluate.runs import Watch
-from papr.evaluate.sources import Chosen, Source, open_source
+from papr.evaluate.sources import take
 from papr.evaluate.summary import Report, Result
 from papr.hosts.inputs import pixel_shape
 from papr.measure import Macs, count_macs
@@ -347,7 +344,8 @@ def run_host(
     """
     model, weights = create_host(host, checkpoint, random)
     model = model.to(device)
-    source = _some(open_source(data, class_count(model)), limit)
+    source = open_for(model, data)
+    source = source if limit is None else take(source, limit)
     rows = recipe.rows_of(host)
     prepare = timm_transform(model, crop=1.0) if recipe.data == "imagenet" else None
     report = evaluate(
@@ -362,26 +360,6 @@ def run_host(
         watch=watch,
     )
     return Ran(host, weights, rows, report)
-
-
-def _some(source: Source, limit: int | None) -> Source:
-    if limit is None or source.length is None or limit >= source.length:
-        return source
-    return Chosen(source, sorted(spread(limit, source.length)))
-
-
-def sampling_error(top1: float, images: int) -> float:
-    """Half the width of a 95 % interval of an accuracy, in per cent points.
-
-    Binomial, with two right and two wrong answers added so that it holds near 0 and 100 % too
-    (Agresti and Coull, The American Statistician 52, 1998).
-
-    Args:
-        top1: accuracy in per cent.
-        images: how many it was measured on.
-    """
-    share = (top1 / 100 * images + 2) / (images + 4)
-    return 100 * 1.96 * math.sqrt(share * (1 - share) / (images + 4))
 
 
 def is_complete(recipe: Recipe, images: int) -> bool:

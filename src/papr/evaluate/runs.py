@@ -72,20 +72,10 @@ class Folder:
                 message says what differs.
         """
         check_folder(self.path, "the output folder")
-        configuration = json.loads(json.dumps(configuration))
         found = self.configuration()
-        if found is None:
-            if self.rows.is_dir() and any(self.rows.iterdir()):
-                raise ConfigError(
-                    f"expected an empty folder or one of a run, {self.path} has rows and no "
-                    f"{CONFIGURATION}"
-                )
+        rows = self.rows.is_dir() and any(self.rows.iterdir())
+        if check_claim(found, configuration, rows, str(self.path)):
             write_json(self.path / CONFIGURATION, configuration)
-        elif found != configuration:
-            raise ConfigError(
-                f"expected an output folder without rows of another configuration, {self.path} "
-                f"has some: {'; '.join(differences(found, configuration))}"
-            )
         for left in self.rows.glob(".*.parquet"):  # of a part that a killed run was writing
             left.unlink(missing_ok=True)
 
@@ -176,6 +166,35 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
         pairs = enumerate(zip(old, new, strict=True))
         return [line for i, (a, b) in pairs if a != b for line in differences(a, b, f"{name}[{i}]")]
     return [f"{name}: {json.dumps(old)[:120]}, now {json.dumps(new)[:120]}"]
+
+
+def check_claim(
+    found: dict[str, Any] | None, configuration: dict[str, Any], rows: bool, out: str
+) -> bool:
+    """Whether a folder is free; False where it is this run's already.
+
+    Args:
+        found: what is run there; None where nothing is.
+        configuration: what shall be.
+        rows: whether rows are there.
+        out: the folder, for messages.
+
+    Raises:
+        ConfigError: there are rows of another configuration, or of nobody knows what.
+    """
+    if found is None:
+        if rows:
+            raise ConfigError(
+                f"expected an empty folder or one of a run, {out} has rows and no {CONFIGURATION}"
+            )
+        return True
+    configuration = json.loads(json.dumps(configuration))
+    if found != configuration:
+        raise ConfigError(
+            f"expected an output folder without rows of another configuration, {out} has some: "
+            f"{'; '.join(differences(found, configuration))}"
+        )
+    return False
 
 
 def identify(source: Source, plan: Plan) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from papr.errors import PaprError
 from papr.images import SUFFIXES
+from papr.measure import spread
 
 
 class DataError(PaprError, ValueError):
@@ -163,9 +164,11 @@ class Held(Source):
 
 
 def take(source: Source, count: int) -> Source:
-    """The first `count` samples of a source, or all where it has no more."""
+    """`count` samples, evenly spread over a source, of shards the first; all if it has no more."""
     if source.length is not None:
-        return source if source.length <= count else Chosen(source, list(range(count)))
+        if source.length <= count:
+            return source
+        return Chosen(source, spread(count, source.length))
     items = (item for shard in range(len(source.shards)) for item in _to_its_end(source, shard))
     return Held(source, list(islice(items, count)))
 

@@ -11,10 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from papr.errors import ConfigError
 from papr.evaluate.loading import Skipped
 from papr.evaluate.objects import filesystem
-from papr.evaluate.runs import CONFIGURATION, ROWS, differences
+from papr.evaluate.runs import CONFIGURATION, ROWS, check_claim
 from papr.files import check_folder
 
 _NOTHING = np.empty(0, np.int64)
@@ -79,25 +78,17 @@ class Store:
         """As `runs.Folder.claim`; returns the configuration as it is stored."""
         if "://" not in self.out:
             check_folder(Path(self.out), "the output folder")
-        configuration = json.loads(json.dumps(configuration))
         files, root = self._open()
+        found = None
         try:
             with files.open_input_file(f"{root}/{CONFIGURATION}") as file:
                 found = json.loads(file.read())
         except FileNotFoundError:
-            if self.names():
-                raise ConfigError(
-                    f"expected an empty folder or one of a run, {self.out} has rows and no "
-                    f"{CONFIGURATION}"
-                ) from None
+            pass
+        if check_claim(found, configuration, bool(self.names()), self.out):
             writer(self.out)(CONFIGURATION, json.dumps(configuration, indent=1).encode())
-            return configuration
-        if found != configuration:
-            raise ConfigError(
-                f"expected an output folder without rows of another configuration, {self.out} "
-                f"has some: {'; '.join(differences(found, configuration))}"
-            )
-        return configuration
+        whole: dict[str, Any] = json.loads(json.dumps(configuration))
+        return whole
 
     def write(self, name: str, rows: pa.Table) -> None:
         """A file of rows, over one of that name."""

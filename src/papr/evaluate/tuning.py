@@ -11,13 +11,12 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.answers import class_count
 from papr.evaluate.contenders import DENSE, facts_of, names
-from papr.evaluate.judging import Held, Quality, halves, spread
+from papr.evaluate.judging import Held, Quality, halves
 from papr.evaluate.loading import Prepare, Skipped
-from papr.evaluate.preparing import prepare_for
+from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.searching import SPEEDUP, Clock, Goal, Ratio, Search, Trial, timed
-from papr.evaluate.sources import Source, open_source
+from papr.evaluate.sources import Source, take
 from papr.evaluate.sweep import RS, can_merge, grid
 from papr.hosts import find_plan
 from papr.later import Merge
@@ -170,7 +169,7 @@ def tune(
     """
     goal = Goal.read(sure, target_agreement, target_cosine, target_speedup)
     if not isinstance(data, Source):
-        data = open_source(data, class_count(host))
+        data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
     if candidates is None:
         candidates = grid((0.5,), RS if can_merge(host) else (0,), proposal_sizes=SIZES)
@@ -184,7 +183,7 @@ def tune(
         batch=batch or (64 if weight.is_cuda else 16),
         workers=workers,
     )
-    tuning_half, other_half = halves(spread(data, limit))
+    tuning_half, other_half = halves(take(data, limit))
     half = load(source=tuning_half)
     goal.check(half)
     clock = clock or partial(timed, rounds=rounds)

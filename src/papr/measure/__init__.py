@@ -6,6 +6,7 @@ from papr.measure.macs import Macs, count_macs
 from papr.measure.memory import peak_memory
 from papr.measure.pareto import pareto
 from papr.measure.speed import Timing, interleave, quartiles
+from papr.measure.spread import spread
 
 __all__ = [
     "Curves",
@@ -18,5 +19,6 @@ __all__ = [
     "pareto",
     "peak_memory",
     "quartiles",
+    "spread",
     "wilson",
 ]
