@@ -1,6 +1,5 @@
 """`papr drift`: may pruned queries meet an index that the dense model made?"""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +28,7 @@ from papr.cli.hosting import (
     Limit,
     Model,
     Rate,
+    RunFolder,
     Workers,
     make_host,
     open_data,
@@ -76,7 +76,7 @@ def drift(
     limit: Limit = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("papr-drift"),
+    out_dir: RunFolder = None,
 ) -> None:
     """Embed a data set dense and pruned, and search the dense index with pruned queries.
 
@@ -122,10 +122,10 @@ def drift(
             watch=bar.watch,
         )
     if not bar.disable:
-        _show(found, model, weights, out_dir)
+        _show(found, model, weights)
 
 
-def _show(found: "Drift", model: str, weights: str, out_dir: Path) -> None:
+def _show(found: "Drift", model: str, weights: str) -> None:
     out.print(_table(found, model))
     for column in found.columns:
         out.print(f"{column.name}: {_say(found, column)}", highlight=False)
@@ -135,7 +135,7 @@ def _show(found: "Drift", model: str, weights: str, out_dir: Path) -> None:
         )
     for sample in found.skipped:
         errors.print(sample.reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"written: {out_dir}", soft_wrap=True, highlight=False)
+    out.print(f"written: {found.folder}", soft_wrap=True, highlight=False)
 
 
 def _table(found: "Drift", model: str) -> Table:

@@ -1,7 +1,6 @@
 """`papr eval`: what pruning costs in answers and saves in time, on a whole data set."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +32,7 @@ from papr.cli.hosting import (
     NumClasses,
     Rate,
     Root,
+    RunFolder,
     Views,
     Workers,
     first,
@@ -76,10 +76,7 @@ def evaluate(
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
-    out_dir: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder of the run; by default papr-eval/MODEL-FINGERPRINT."),
-    ] = None,
+    out_dir: RunFolder = None,
 ) -> None:
     """Evaluate a model dense and pruned on a data set; killed, the same command goes on.
 

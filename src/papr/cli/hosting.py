@@ -56,6 +56,14 @@ Workers = Annotated[
         min=0, help="Processes that decode ahead; by default one less than cores, up to 8."
     ),
 ]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder of the run; by default papr-eval (papr-drift) / MODEL-FINGERPRINT, which the "
+        "same command finds again.",
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Take so many samples only, spread evenly; of shards the first."),

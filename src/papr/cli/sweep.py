@@ -28,6 +28,7 @@ from papr.cli.hosting import (
     Model,
     NumClasses,
     Rate,
+    RunFolder,
     Workers,
     first,
     make_host,
@@ -81,9 +82,7 @@ def sweep(
     dtype: Dtype = "float32",
     device: Device = "auto",
     html: Annotated[bool, typer.Option(help="Write sweep.html too: 5 MB, opens offline.")] = True,
-    out_dir: Annotated[
-        Path, typer.Option("--out", help="Folder of the run, taken up where it was killed.")
-    ] = Path("papr-sweep"),
+    out_dir: RunFolder = None,
 ) -> None:
     """Try a grid of configurations beside the baselines, and draw what each gives and costs.
 
@@ -96,9 +95,9 @@ def sweep(
     A point is on the front when no other is at least as good in cost and quality and better in one.
     The front by time moves with the machine's noise where points lie close.
 
-    Written to --out: rows of every sample (see "papr eval"), sweep.csv, sweep.json, sweep.png and
-    sweep.html, which needs no network. Killed, the same command goes on. Of a plain ViT the
-    defaults cost about 17 dense passes over the data: begin with --limit 100.
+    Written to the run's folder: rows of every sample (see "papr eval"), sweep.csv, sweep.json,
+    sweep.png and sweep.html, which needs no network. Killed, the same command goes on. Of a plain
+    ViT the defaults cost about 17 dense passes over the data: begin with --limit 100.
 
     Example: papr sweep --data photographs/ --model vit_base_patch16_224 --limit 100
     """
@@ -106,7 +105,8 @@ def sweep(
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.sweep import sweep as run
 
-    check_folder(out_dir, "--out")
+    if out_dir is not None:
+        check_folder(out_dir, "--out")
     keeps = parse_keeps(keep)
     if max(keeps) == 1:
         raise ConfigError(f"expected --keep below 1, the dense model is always there, got {keep!r}")
@@ -142,9 +142,10 @@ def sweep(
     images = found.points[0].result.images
     note = f"{model} ({weights} weights), {images} images, {device}, torch {torch.__version__}"
     out.print(table(found))
-    written = found.write(out_dir, note, html)
+    folder = Path(found.report.folder)
+    written = found.write(folder, note, html)
     explain(found, weights)
-    out.print(f"written to {out_dir}: {', '.join(path.name for path in written)}, rows/")
+    out.print(f"written to {folder}: {', '.join(path.name for path in written)}, rows/")
 
 
 def parse_sizes(text: str) -> list[ProposalSize]:

@@ -20,11 +20,11 @@ from papr.evaluate.answers import ask, classifier_path
 from papr.evaluate.contenders import Contender, contenders
 from papr.evaluate.estimates import Estimate, mean_of, percentile_of, share_of
 from papr.evaluate.evaluation import describe, statistics_of
-from papr.evaluate.loading import Batch, Prepare, Skipped, make_plan
+from papr.evaluate.loading import Batch, Prepare, Skipped, make_plan, usual_batch
 from papr.evaluate.nearest import SLACK, found_again, search
 from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, identify, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
 from papr.evaluate.sources import Source
 from papr.files import write_json
 from papr.measure import spread
@@ -72,6 +72,7 @@ class Drift:
     """What a finished run of `drift` found.
 
     Attributes:
+        folder: the run's.
         images: embeddings in the index.
         queries: of these, how many were asked with.
         width: of an embedding.
@@ -84,6 +85,7 @@ class Drift:
         environment: versions and device.
     """
 
+    folder: str
     images: int
     queries: int
     width: int
@@ -168,7 +170,7 @@ def drift(
     host: nn.Module,
     data: Source | str | Path,
     configs: Sequence[float | PruneConfig] = (0.7, 0.5),
-    out: str | Path = "papr-drift",
+    out: str | Path | None = None,
     *,
     name: str = "",
     output: bool = False,
@@ -192,7 +194,7 @@ def drift(
         host: in eval mode, on its device, in its dtype; left as it is.
         data: a source, or what `open_source` takes.
         configs: keeps or whole configurations.
-        out: the run's folder.
+        out: the run's folder; None for one below papr-drift, as of `evaluate`.
         name: what the host was made by; see `evaluate`.
         output: an embedding is what the host returns, such as CLIP's projection; else what goes
             into its classifier, where it has one.
@@ -220,10 +222,11 @@ def drift(
         raise ConfigError("expected a configuration that prunes, got none: keep below 1")
     weight = next(host.parameters())
     keys, configuration = describe(host, name, prepare, found)
-    plan = make_plan(data, batch or (64 if weight.is_cuda else 16), part)
+    plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= {"embedding": "output" if output else "classifier input"}
     configuration |= identify(data, plan)
-    folder, answer = Folder(Path(out)), Embedder(found, keys, host, output)
+    folder = Folder(Path(out) if out is not None else default_folder("papr-drift", configuration))
+    answer = Embedder(found, keys, host, output)
     with joined() as ranks:
         run(
             folder,
@@ -242,6 +245,7 @@ def drift(
             names = {key: one.name for key, one in zip(keys, found, strict=True)}
             figures = _figures(folder, names, ks, queries, weight.device)
             report = Drift(
+                folder=str(folder.path),
                 **figures,
                 target=target,
                 skipped=folder.skipped(),

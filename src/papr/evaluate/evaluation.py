@@ -12,7 +12,7 @@ from papr.environment import environment, versions
 from papr.errors import ConfigError
 from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
 from papr.evaluate.evaluator import Evaluator
-from papr.evaluate.loading import Prepare, make_plan
+from papr.evaluate.loading import Prepare, make_plan, usual_batch
 from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.ranks import joined
 from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
@@ -72,7 +72,7 @@ def evaluate(
     found = [*contenders(host, configs, *statistics_of(prepare)), *rivals]
     weight = next(host.parameters())
     keys, configuration = describe(host, name, prepare, found)
-    plan = make_plan(data, batch or _usual_batch(weight.is_cuda, prepare), part)
+    plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
     folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
     with joined() as ranks:
@@ -118,12 +118,6 @@ def describe(
         ]
     }
     return keys, configuration
-
-
-def _usual_batch(gpu: bool, prepare: Prepare) -> int:
-    """Samples a call: about 64 views on a GPU, 16 elsewhere."""
-    most = 64 if gpu else 16
-    return most // min(most, getattr(prepare, "views", 1))
 
 
 def _report(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.loading import Batch, Plan, Skipped, make_plan
+from papr.evaluate.loading import Batch, Plan, Skipped, make_plan, usual_batch
 from papr.evaluate.predictor import Predictor
 from papr.evaluate.preparing import open_for
 from papr.evaluate.ranks import joined
@@ -120,7 +120,7 @@ def predict(
     if not isinstance(data, Source):
         data = open_for(loaded.host, data)
     cuda = loaded.device.type == "cuda"
-    plan = make_plan(data, batch or (64 if cuda else 16), part)
+    plan = make_plan(data, batch or usual_batch(cuda, loaded.prepare), part)
     configuration = predictor.facts() | {"engine": engine} | identify(data, plan)
     start = time.perf_counter()
     if engine == "ray":

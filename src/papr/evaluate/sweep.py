@@ -228,7 +228,7 @@ def sweep(
     host: nn.Module,
     data: Source | str | Path,
     configs: Sequence[PruneConfig] | None = None,
-    out: str | Path = "papr-sweep",
+    out: str | Path | None = None,
     *,
     baselines: bool = True,
     tome_rs: Sequence[int] = TOME_RS,
@@ -253,7 +253,7 @@ def sweep(
         data: as in `evaluate`.
         configs: of `grid`, keep below 1; None for keeps 0.7, 0.5 and 0.3 without merging and, where
             the host can merge, with r = 8.
-        out: folder of the run. `Sweep.write` puts the plots anywhere.
+        out: folder of the run; None as of `evaluate`. `Sweep.write` puts the plots anywhere.
         baselines: whether to run them.
         tome_rs: tokens that ToMe alone merges in every block, with the baselines.
         quality: "top1", "agreement" or "cosine"; None for the first of them that there is.

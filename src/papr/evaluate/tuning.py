@@ -13,7 +13,7 @@ from papr.environment import environment
 from papr.errors import ConfigError
 from papr.evaluate.contenders import DENSE, facts_of, names
 from papr.evaluate.judging import Held, Quality, halves
-from papr.evaluate.loading import Prepare, Skipped
+from papr.evaluate.loading import Prepare, Skipped, usual_batch
 from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.searching import SPEEDUP, Clock, Goal, Ratio, Search, Trial, timed
 from papr.evaluate.sources import Source, take
@@ -180,7 +180,7 @@ def tune(
         Held,
         dense,
         prepare=prepare,
-        batch=batch or (64 if weight.is_cuda else 16),
+        batch=batch or usual_batch(weight.is_cuda, prepare),
         workers=workers,
     )
     tuning_half, other_half = halves(take(data, limit))
