@@ -161,7 +161,7 @@ def column_of(recall: tuple[float, float], again: tuple[float, float]):
 )
 def test_the_verdict_follows_from_the_intervals(recall, again, verdict):
     column = column_of(recall, again)
-    found = Drift(9, 9, 9, 0.95, [column], [], [], "", {}, {})
+    found = Drift("", 9, 9, 9, 0.95, [column], [], [], "", {}, {})
     assert found.verdict(column) == verdict
     assert found.to_dict()["columns"][0]["verdict"] == verdict
     json.dumps(found.to_dict())
