@@ -13,7 +13,6 @@ from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModel
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
 from papr.hosts.blocks import check_blocks
-from papr.hosts.grouped import Grouped
 from papr.hosts.state import HostState, warn_unknown_statistics
 from papr.later import Merge, Recut, Step, steps
 from papr.proposals import Proposal, as_proposal
@@ -260,7 +259,11 @@ def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     kept_attention = state.config.attention == "kept" and plan.kept_attention is not None
     cuts = plan.kept_attention if kept_attention else plan.cuts
     assert cuts is not None
-    root = [] if state.config.share is None else [Cut("", Grouped)]
+    root = []
+    if state.config.share is not None:
+        from papr.hosts.grouped import Grouped  # it loads torch's compiler, which takes a second
+
+        root = [Cut("", Grouped)]
     kept = [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]
     return [*root, *kept, *blocks]
 
