@@ -58,10 +58,11 @@ def test_public_names() -> None:
 
 
 def test_import_is_lean() -> None:
-    """Importing papr imports no host library; those come with the user's model."""
+    """Importing papr and its commands imports no host library, no extra and no compiler."""
     code = """
-import papr, sys
-print([name for name in ("timm", "transformers", "torchvision", "skimage") if name in sys.modules])
+import papr.cli, sys
+heavy = ("timm", "transformers", "torchvision", "skimage", "pyarrow", "ray", "datasets")
+print([name for name in (*heavy, "matplotlib", "plotly", "torch._dynamo") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
