@@ -161,9 +161,9 @@ def table(found: "Sweep") -> Table:
     sheet.columns[0].min_width = max(len(result.name) for result in results)
     shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine"}
     shares = {h: name for h, name in shares.items() if getattr(results[0], name) is not None}
-    for heading in (*shares, "GMACs", "ms/image", "speed-up", "front of"):
+    for heading in (*shares, "GMACs", "ms/image", "speed-up", "front"):
         sheet.add_column(heading, justify="right", no_wrap=True)
-    words = {"gmacs": "GMACs", "ms_per_image": "time"}
+    letters = {"gmacs": "G", "ms_per_image": "T"}
     for point in found.points:
         result = point.result
         sheet.add_row(
@@ -172,7 +172,7 @@ def table(found: "Sweep") -> Table:
             f"{result.gmacs:.2f}",
             f"{result.ms_per_image[0]:.1f}" if result.ms_per_image else "",
             f"{result.speedup[0]:.2f}" if result.speedup else "",
-            ", ".join(words[cost] for cost in point.fronts),
+            "".join(letters[cost] for cost in point.fronts),
             style="bold" if point.fronts else None,
         )
     return sheet
@@ -181,8 +181,9 @@ def table(found: "Sweep") -> Table:
 def explain(found: "Sweep", weights: str) -> None:
     """What the table does not say by itself."""
     out.print(
-        f"Front: no other is at least as good in {found.quality} and cost and better in one. Time: "
-        "medians over batches, in turns; quartiles in sweep.csv.",
+        f"On the front by GMACs (G) or measured time (T): no other is at least as good in "
+        f"{found.quality} and cost and better in one. Time: medians over batches, in turns; "
+        "quartiles in sweep.csv.",
         style="dim",
     )
     for name, reason in found.missing.items():
