@@ -87,7 +87,7 @@ def test_rows_are_what_the_host_answers_image_by_image(folder, tmp_path, keep):
         want = slow_row(slow, prepare, folder / row["id"], dense=keep is None)
         assert row["error"] is None
         assert row["top5"] == want["top5"]
-        assert row["label"] == want["top5"][0]
+        assert row["predicted"] == want["top5"][0]
         np.testing.assert_allclose(row["score"], want["score"], atol=1e-6)
         np.testing.assert_allclose(row["embedding"], want["embedding"], atol=1e-5)
         if keep is None:
@@ -113,14 +113,14 @@ def test_one_object_serves_bytes_paths_pixels_and_a_dataloader_and_travels_witho
     contents = [path.read_bytes() for path in paths]
     by_bytes = travelled({"bytes": [*contents, b"nothing"], "id": [*"abcd"]})
     assert by_bytes["error"][:3] == [None] * 3
-    assert by_bytes["label"][3] is by_bytes["mask"][3] is None
+    assert by_bytes["predicted"][3] is by_bytes["mask"][3] is None
     assert by_bytes["error"][3]
     prepare = predictor.load().prepare
     pixels = torch.cat([prepare.transform(load_image(path)).unsqueeze(0) for path in paths])
     errors = ["", "lost", ""]
     (loaded,) = map(predictor, DataLoader([{"pixels": p} for p in pixels], batch_size=3))
     (kept,) = [predictor({"pixels": pixels.numpy(), "error": errors})]
-    for name in ("label", "mask", "grid"):
+    for name in ("predicted", "mask", "grid"):
         assert by_path[name] == by_bytes[name][:3] == loaded[name]
         assert kept[name] == [by_path[name][0], None, by_path[name][2]]
     assert kept["error"] == [None, "lost", None]
@@ -151,7 +151,7 @@ def test_what_is_wrong_is_said_before_anything_is_made():
 def test_a_host_without_a_classifier_has_embeddings_and_no_labels(folder):
     predictor = Predictor("test_vit", 0.5, device="cpu", num_classes=0)
     found = predictor({"path": sorted(folder.rglob("*.png"))[:1]})
-    assert found["label"] == found["top5"] == found["score"] == [None]
+    assert found["predicted"] == found["top5"] == found["score"] == [None]
     width = predictor.load().host.num_features
     assert found["embedding"][0].shape == (width,)
 
@@ -186,7 +186,7 @@ def test_a_run_goes_on_and_object_storage_reads_like_a_folder(folder, tmp_path):
     by_id = {row["id"]: row for row in rows(stored)}
     for row in rows(whole):
         other = by_id[row["id"]]
-        assert (row["label"], row["mask"]) == (other["label"], other["mask"])
+        assert (row["predicted"], row["mask"]) == (other["predicted"], other["mask"])
     with pytest.raises(papr.errors.PaprError, match="nowhere"):
         open_source(f"file://{folder}/nowhere")
 
@@ -276,7 +276,18 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
     assert "random" in first.output
     assert (out / "summary.json").is_file()
     names = pq.read_schema(next((out / "rows").glob("*.parquet"))).names
-    expected = ["shard", "position", "id", "label", "top5", "score", "mask", "grid", "error"]
+    expected = [
+        "shard",
+        "position",
+        "id",
+        "label",
+        "predicted",
+        "top5",
+        "score",
+        "mask",
+        "grid",
+        "error",
+    ]
     assert names == expected
     again = CliRunner().invoke(app, line, catch_exceptions=False)
     assert "10 samples, 0 of them now" in again.output

@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_nothing_is_lost_or_twice_when_a_worker_is_killed(cluster, tmp_path):
         noise = torch.randint(256, (32, 40, 3), dtype=torch.uint8).numpy()
         Image.fromarray(noise).save(data / f"{number:02d}.png")
     (data / "broken.png").write_bytes(b"no image")
-    source = open_source(data)
+    source = replace(open_source(data), labels=[number % 7 for number in range(SAMPLES)])
 
     local = Predictor(slow_host(tmp_path / "local log", together=False), 0.5, device="cpu")
     predict(local, source, tmp_path / "local", batch=SAMPLES, workers=0)
@@ -132,10 +133,11 @@ def test_nothing_is_lost_or_twice_when_a_worker_is_killed(cluster, tmp_path):
     assert sorted(row["id"] for row in got) == sorted(want)
     for row in got:
         other = want[row["id"]]
+        assert row["label"] == (None if other["error"] else row["position"] % 7)
         if row["position"] in (4, 9):
             assert row["score"] == [9.0]
             continue
-        for name in ("shard", "position", "label", "top5", "mask", "grid", "error"):
+        for name in ("shard", "position", "label", "predicted", "top5", "mask", "grid", "error"):
             assert row[name] == other[name], name
         if row["error"] is None:
             for name in ("score", "embedding"):

@@ -76,7 +76,8 @@ def load_image(source: Path | bytes, name: str | None = None) -> Image.Image:
             warnings.simplefilter("ignore")  # of broken tags and large pictures
             return _load(source)
     except UnidentifiedImageError:  # its message has an address in memory
-        reason = "it is none, or of a kind that Pillow does not know"
+        empty = not (len(source) if isinstance(source, bytes) else source.stat().st_size)
+        reason = "it is empty" if empty else "it is none, or of a kind that Pillow does not know"
     except Exception as error:  # Pillow raises whatever a broken file makes of its code
         reason = " ".join(str(error).split()) or type(error).__name__
     raise ImageError(f"cannot read the image {path}: {reason}")

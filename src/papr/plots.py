@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito ("Color Universal Design", 2002), which colou
 apart; each line has a marker of its own too.
 """
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,7 +236,9 @@ def draw_html(path: Path, panels: Sequence[Panel], note: str = "") -> None:
         figure.update_xaxes(title=panel.x_label, rangemode="tozero", row=1, col=column)
         figure.update_yaxes(title=panel.y_label, row=1, col=column)
     figure.update_layout(template="plotly_white", title={"text": note, "font": {"size": 14}})
-    write_text(path, figure.to_html(include_plotlyjs=True, div_id="papr", full_html=True))
+    page = figure.to_html(include_plotlyjs=True, div_id="papr", full_html=True)
+    head = f'<html lang="en">\n<head><title>{html.escape(f"papr sweep: {note}")}</title>'
+    write_text(path, page.replace("<html>\n<head>", head, 1))
 
 
 def _trace(scatter: Any, line: Line, style: _Style) -> Any:

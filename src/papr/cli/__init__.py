@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -38,20 +39,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo.demo)
-app.command()(mask.mask)
-app.command()(bench.bench)
-app.command()(compare.compare)
-app.command()(compare_cam.compare_cam)
-app.command("eval")(evaluate.evaluate)
-app.command()(export.export)
-app.command()(predict.predict)
-app.command()(drift.drift)
-app.command()(video.video)
-app.command()(doctor.doctor)
-app.command()(reproduce.reproduce)
-app.command()(sweep.sweep)
-app.command()(tune.tune)
+_PICTURES, _DATA = "Pictures, clips and models", "Data sets"
+_COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
+    "demo": (_PICTURES, demo.demo),
+    "mask": (_PICTURES, mask.mask),
+    "video": (_PICTURES, video.video),
+    "bench": (_PICTURES, bench.bench),
+    "compare": (_PICTURES, compare.compare),
+    "compare-cam": (_PICTURES, compare_cam.compare_cam),
+    "export": (_PICTURES, export.export),
+    "doctor": (_DATA, doctor.doctor),
+    "eval": (_DATA, evaluate.evaluate),
+    "sweep": (_DATA, sweep.sweep),
+    "tune": (_DATA, tune.tune),
+    "drift": (_DATA, drift.drift),
+    "predict": (_DATA, predict.predict),
+    "reproduce": (_DATA, reproduce.reproduce),
+}
+for _name, (_panel, _command) in _COMMANDS.items():
+    app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def _version(wanted: bool) -> None:

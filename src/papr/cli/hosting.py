@@ -1,8 +1,10 @@
 """What commands over data sets share: options, the host by name, its device."""
 
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -41,6 +43,13 @@ Views = Annotated[
     typer.Option(
         help=f"Views of a video, among {', '.join(POLICIES)}: which frames and crops its answer "
         "is the mean of. videomae has 15, as published accuracies; uniform 1."
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="A configuration as papr tune writes it (chosen.json), in place of --keep and the "
+        "other options of pruning."
     ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="A file of the timm model's own weights.")]
@@ -109,14 +118,20 @@ def say(text: str) -> None:
         out.print(text, highlight=False, markup=False)
 
 
+_EVERY = 30.0  # seconds
+
+
 class Rate(Progress):
     """A bar over samples with their rate and the remaining time, on standard error.
 
-    `watch` is what `papr.evaluate` calls. Nothing is drawn by any but the first of torchrun's
-    processes.
+    `watch` is what `papr.evaluate` calls. Where standard error is no terminal, a line is printed
+    every 30 seconds instead. Nothing is drawn by any but the first of torchrun's processes.
+
+    Args:
+        unit: what is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "images") -> None:
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -129,20 +144,43 @@ class Rate(Progress):
         )
         self._task = self.add_task("starting", total=None, count="")
         self._found: int | None = None  # samples that an earlier session had done
+        self._unit, self._said, self._all = unit, time.monotonic(), False
 
     def watch(self, done: int, total: int | None) -> None:
         """Count samples; the first call says how many an earlier session had done."""
         task = self.tasks[0]
         if self._found is None:
             self._found = done
+            self._all = done == total
         completed = int(task.completed) + done
         fresh, elapsed = completed - self._found, task.elapsed or 0.0
-        rate = f", {fresh / elapsed:.1f} images/s" if fresh and elapsed else ""
-        of = f" of {total}" if total else ""
+        rate = f", {fresh / elapsed:.1f} {self._unit}/s" if fresh and elapsed else ""
+        count = f"{completed} of {total}{rate}" if total else f"{completed}{rate}"
         self.update(
             self._task,
             completed=completed,
             total=total,
-            description="images",
-            count=Text(f"{completed}{of}{rate}"),
+            description=self._unit,
+            count=Text(count),
         )
+        if not self.console.is_terminal and not self.disable:
+            self._say(count)
+
+    def _say(self, count: str) -> None:
+        if time.monotonic() - self._said < _EVERY:
+            return
+        self._said = time.monotonic()
+        left = self.tasks[0].time_remaining
+        more = f", {timedelta(seconds=int(left))} left" if left else ""
+        errors.print(f"{self._unit}: {count}{more}", highlight=False, markup=False)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Say how a stopped run goes on, and that a finished one had nothing left to do."""
+        super().__exit__(kind, error, trace)
+        if self.disable:
+            return
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            done = int(self.tasks[0].completed)
+            errors.print(f"stopped after {done} {self._unit}: the same command goes on")
+        elif kind is None and self._all:
+            errors.print("nothing was left to do: these are the figures of the finished run")

@@ -1,5 +1,6 @@
 """`papr predict`: a whole data set through one model, answers to Parquet."""
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from papr.cli.common import (
     MergeR,
     ProposalName,
     ProposalSize,
+    Score,
     Stages,
     errors,
     out,
@@ -22,16 +24,22 @@ from papr.cli.common import (
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
+    Config,
     Data,
     Device,
     Dtype,
     Limit,
     Model,
     Rate,
+    Root,
+    Views,
     Workers,
     open_data,
+    say,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
+from papr.environment import describe_device
+from papr.errors import ConfigError
 
 _SHOWN = 10  # unreadable samples that are named on the screen; all are in the rows
 
@@ -54,6 +62,8 @@ def predict(
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
     stages: Stages = None,
+    score: Score = "significance",
+    config: Config = None,
     checkpoint: Checkpoint = None,
     num_classes: Annotated[
         int | None,
@@ -66,14 +76,17 @@ def predict(
         typer.Option(min=1, help="--engine ray: processes that hold the model; one a GPU."),
     ] = None,
     limit: Limit = None,
+    root: Root = None,
+    views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
 ) -> None:
     """Answer every sample of a data set with a pruned model; killed, the same command goes on.
 
-    One row a sample is written to OUT/rows as Parquet: id, the likeliest class (label), top5 and
-    score, the embedding, the mask of kept patches with its grid, or an error where it cannot be
-    read. Read them with any reader of Parquet; papr.evaluate.unpack_mask gives a mask as an array.
+    One row a sample is written to OUT/rows as Parquet: id and label of the data, the likeliest
+    class (predicted), top5 and score, the embedding, the mask of kept patches with its grid, or an
+    error where it cannot be read. Read them with any reader of Parquet; papr.evaluate.unpack_mask
+    gives a mask as an array.
 
     Several GPUs: torchrun --nproc-per-node 8 -m papr predict ...; several machines: the same with
     torchrun's own options, or --engine ray. docs/at_scale.md has both.
@@ -83,25 +96,35 @@ def predict(
     from papr.evaluate import Predictor
     from papr.evaluate import predict as run
 
-    config = PruneConfig(
+    pruning = PruneConfig(
         check_keep(keep),
         proposal=proposal,
         proposal_size=parse_proposal_size(proposal_size),
         stages=parse_stages(stages),
+        score=score,
         merge=parse_merge(merge_r),
     )
+    if config is not None:
+        pruning = PruneConfig.from_file(config)
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError('expected ray for --engine ray: pip install "papr-torch[ray]"')
     parse_list(dtype, lambda name: DTYPES[name], "--dtype")
     predictor = Predictor(
         model,
-        config,
+        pruning,
         device=device,
         dtype=dtype,
         outputs=parse_list(outputs, str, "--outputs"),
         checkpoint=checkpoint,
         num_classes=num_classes,
+        views=views,
     )
     loaded = predictor.load()
-    source = open_data(loaded.host, data, limit)
+    source = open_data(loaded.host, data, limit, root)
+    say(
+        f"{model} ({loaded.weights} weights), {_pruned(pruning)}, "
+        f"{describe_device(loaded.device)}, {dtype}; rows in {out_dir}"
+    )
     with Rate() as bar:
         found = run(
             predictor,
@@ -130,3 +153,7 @@ def predict(
         out.print(f"{len(found.ignored)} files are no images", highlight=False)
     place = found.out if "://" in found.out else str(Path(found.out))
     out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)
+
+
+def _pruned(config: PruneConfig) -> str:
+    return "dense" if config.keep == 1 and config.merge is None else f"keep {config.keep:g}"

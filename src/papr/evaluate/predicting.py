@@ -64,7 +64,9 @@ class Rows:
         """The rows of a batch."""
         found = self.predictor.columns(batch)
         positions = sorted([*batch.positions, *(sample.position for sample in batch.skipped)])
+        labels = dict(zip(batch.positions, batch.labels, strict=True))
         found |= {"shard": [batch.part.shard] * len(positions), "position": positions}
+        found["label"] = [labels.get(position) for position in positions]
         return pa.table(
             {
                 name: pa.array(found[name], self.schema.field(name).type)

@@ -28,7 +28,7 @@ OUTPUTS = ("labels", "embeddings", "masks")
 #: Columns of each output, with their types.
 _COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "labels": {
-        "label": pa.int32(),
+        "predicted": pa.int32(),
         "top5": pa.list_(pa.int32()),
         "score": pa.list_(pa.float32()),
     },
@@ -39,6 +39,7 @@ _TYPES: dict[str, pa.DataType] = {
     "shard": pa.int32(),
     "position": pa.int64(),
     "id": pa.string(),
+    "label": pa.int32(),
     **{name: kind for columns in _COLUMNS.values() for name, kind in columns.items()},
     "error": pa.string(),
 }
@@ -69,7 +70,7 @@ class Predictor:
     | column    | what it is                                                                       |
     |-----------|----------------------------------------------------------------------------------|
     | id        | as given; the path or the number in the batch where no id was given              |
-    | label     | index of the likeliest class                                                     |
+    | predicted | index of the likeliest class                                                     |
     | top5      | of the five likeliest, the likeliest first                                       |
     | score     | their probabilities: softmax, the mean over views                                |
     | embedding | (D,) float32: what goes into the classifier, the mean over views                 |
@@ -77,8 +78,8 @@ class Predictor:
     | grid      | its shape, (h, w); (t, h, w) of a clip; (views, ...) where a sample has several  |
     | error     | why there is no answer; null where there is one                                  |
 
-    A sample that cannot be read has an error and null elsewhere. label, top5 and score are null of
-    a host that does not classify, and its embedding is what it returns; mask and grid are null
+    A sample that cannot be read has an error and null elsewhere. predicted, top5 and score are null
+    of a host that does not classify, and its embedding is what it returns; mask and grid are null
     where no patch was pruned. Of Swin and ConvNeXt the mask is the first pruned stage's. All other
     columns of the call are passed on.
 
@@ -92,6 +93,7 @@ class Predictor:
         checkpoint: see `create_host`.
         num_classes: likewise.
         prepare: decodes a sample; None for what the host's own library does.
+        views: of a video, where nothing else prepares it; see `prepare_for`.
         table: return a pyarrow table, whose columns have a type even where all is null: Ray Data
             needs that to put blocks together.
 
@@ -111,6 +113,7 @@ class Predictor:
         checkpoint: Path | None = None,
         num_classes: int | None = None,
         prepare: Prepare | None = None,
+        views: str = "videomae",
         table: bool = False,
     ) -> None:
         unknown = sorted(set(outputs) - set(OUTPUTS))
@@ -123,7 +126,7 @@ class Predictor:
         self.model, self.config, self.device, self.dtype = model, _pruning(config), device, dtype
         self.outputs = tuple(name for name in OUTPUTS if name in outputs)
         self.checkpoint, self.num_classes = checkpoint, num_classes
-        self.prepare, self.table = prepare, table
+        self.prepare, self.views, self.table = prepare, views, table
         self._loaded: _Loaded | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,8 +152,8 @@ class Predictor:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the rows of a run: where each sample stands, its id, the answers, the error."""
-        names = ["shard", "position", "id", *self.names, "error"]
+        """Of a run's rows: where each sample stands, its id and label, the answers, the error."""
+        names = ["shard", "position", "id", "label", *self.names, "error"]
         return pa.schema([(name, _TYPES[name]) for name in names])
 
     def load(self) -> _Loaded:
@@ -166,7 +169,7 @@ class Predictor:
         else:
             host, weights = self.model().eval(), "given"
         host = host.to(device=device, dtype=dtype)
-        prepare = self.prepare or prepare_for(host, self.name)
+        prepare = self.prepare or prepare_for(host, self.name, self.views)
         head, axes, digest = classifier_path(host), len(pixel_shape(host)), weights_digest(host)
         if self.config is not None:
             config, mean = self.config, getattr(prepare, "mean", None)
@@ -264,7 +267,7 @@ class Predictor:
         if "labels" in self.outputs and answers.scores is not None:
             scores = answers.scores if max(views) > 1 else answers.scores.softmax(1)
             top = top_classes(scores)
-            found |= {"label": top[:, 0].tolist(), "top5": top.tolist()}
+            found |= {"predicted": top[:, 0].tolist(), "top5": top.tolist()}
             found["score"] = scores.gather(1, top).tolist()
         if "embeddings" in self.outputs:
             found["embedding"] = list(answers.embeddings.cpu().numpy())

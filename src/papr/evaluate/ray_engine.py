@@ -152,7 +152,9 @@ def _reading(source: Source, plan: Plan, done: dict[int, Any], prepare: Prepare)
     for start in range(0, len(left), plan.part):
         numbers = left[start : start + plan.part]
         paths = [None if names is None else names(int(number)) for number in numbers]
-        tables.append(pa.table({"position": numbers, "name": pa.array(paths, pa.string())}))
+        labels = [_label(source, int(number)) for number in numbers]
+        columns = {"position": numbers, "name": pa.array(paths, pa.string())}
+        tables.append(pa.table(columns | {"label": pa.array(labels, pa.int32())}))
     data = ray.data.from_arrow(tables)
     return data.map_batches(_Reader(reader, prepare), batch_size=plan.batch, batch_format="pyarrow")
 
@@ -174,6 +176,14 @@ def _names(source: Source) -> tuple[Callable[[int], str] | None, Source]:
     return None, source
 
 
+def _label(source: Source, number: int) -> int | None:
+    """A sample's label where it is known before it is read."""
+    if isinstance(source, Chosen):
+        return _label(source.source, source.numbers[number])
+    labels = source.labels if isinstance(source, Folder) else None
+    return None if labels is None else labels[number]
+
+
 class _Reader:
     """Decodes samples that have numbers."""
 
@@ -183,18 +193,19 @@ class _Reader:
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
         items: list[Item | Skipped] = []
         positions = rows["position"].to_pylist()
-        for row, (position, name) in enumerate(
-            zip(positions, rows["name"].to_pylist(), strict=True)
-        ):
+        names, labels = rows["name"].to_pylist(), rows["label"].to_pylist()
+        for row, (position, name, label) in enumerate(zip(positions, names, labels, strict=True)):
             try:
-                items.append(self.source.item(position) if name is None else self._named(name))
+                items.append(
+                    self.source.item(position) if name is None else self._named(name, label)
+                )
             except DataError as error:
                 items.append(Skipped(row, name or f"sample {position}", str(error)))
         return _columns(0, positions, items, self.prepare)
 
-    def _named(self, name: str) -> Item:
+    def _named(self, name: str, label: int | None) -> Item:
         assert isinstance(self.source, Folder | Objects)
-        return self.source.named(name)
+        return replace(self.source.named(name), label=label)
 
 
 class _ShardReader:
@@ -240,10 +251,14 @@ def _columns(
     blank = np.zeros_like(next(iter(rows.values()), np.zeros(1, np.float32)))
     errors = {sample.position: sample.reason for sample in batch.skipped}
     pixels = [rows.get(row, blank) for row in range(len(items))]
+    known = dict(zip(batch.positions, batch.labels, strict=True))
+    labels = [known.get(row) for row in range(len(items))]
     return {
         "shard": np.full(len(items), shard, np.int32),
         "position": np.array(positions, np.int64),
         "id": np.array([item.id for item in items], dtype=object),
+        # Ray has no nulls in arrays; no class is below 0
+        "label": np.array([-1 if label is None else label for label in labels], np.int32),
         "pixels": _column(pixels),
         "error": np.array([errors.get(row, "") for row in range(len(items))], dtype=object),
     }
@@ -269,11 +284,17 @@ def _sink(store: Store, schema: pa.Schema) -> Any:
 
         def write(self, blocks: Iterable[Any], ctx: Any) -> int:
             import pyarrow as pa
+            import pyarrow.compute as pc
             import pyarrow.parquet as pq
             from ray.data.block import BlockAccessor
 
             tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
             tables = [table.select(schema.names).cast(schema) for table in tables if len(table)]
+            place = schema.names.index("label")
+            for number, table in enumerate(tables):
+                label = table["label"]
+                known = pc.if_else(pc.less(label, 0), pa.scalar(None, label.type), label)
+                tables[number] = table.set_column(place, schema.field(place), known)
             if not tables:
                 return 0
             rows = pa.concat_tables(tables)
