@@ -83,7 +83,7 @@ def test_a_folder_is_read_in_natural_order_and_what_is_none_is_named(tmp_path: P
     assert paths == ["a/x9.PNG", "a/x10.png", "b/deep/er/01.png", "b/deep/er/1.png"]
     assert [source.item(i).label for i in range(4)] == [0, 0, 1, 1]
     assert source.ignored == ["b/._c", "notes.txt"]
-    assert (source.kind, source.note) == ("folder", "")
+    assert (source.kind, source.note) == ("folder", "labels: top-level folders in sorted order")
 
 
 def test_word_net_ids_count_at_any_level(tmp_path: Path) -> None:
@@ -149,6 +149,7 @@ def test_lists_name_files_below_their_root(tmp_path: Path) -> None:
     assert [(s.position, s.id) for s in skips(batches)] == [(2, "gone.png")]
     assert "No such file" in skips(batches)[0].reason
     assert open_source(tmp_path / "list.txt", 2).item(1).content == tmp_path / "c.png"
+    assert source.note == "labels: the list's numbers as they stand"
     beyond = open_source(tmp_path / "list.txt", 1)
     assert beyond.item(0).label is None
     assert beyond.note == "labels up to 1 for the host's 1 classes: labels are not used"
@@ -281,6 +282,7 @@ def test_samples_of_shards_have_labels_of_the_host_or_are_named(tmp_path: Path) 
         "k90": "expected a class 0 to 2, got the label '7'",
         "k91": "expected a class 0 to 2, got the label 'dog'",
     }
+    assert source.note == "labels: the shards' numbers as they stand"
     early = open_source(write_shard(tmp_path / "b.tar", sample(1, 5) + sample(2, 1)), 3)
     assert "expected a class 0 to 2, got the label '5': labels are not used" in early.note
     assert [row[3] for row in rows(everything(early))] == [None, None]
@@ -342,7 +344,7 @@ def test_saved_data_sets_are_read_undecoded(library, tmp_path: Path) -> None:
     plan = Plan(2, 4)
     assert rows(loader(source, plan, plan.parts(source), prepare, workers=2)) == expected
     other = open_source(tmp_path / "one", 5)
-    assert other.note == "kind has 3 classes for the host's 5: labels are not used"
+    assert other.note == "kind: 3 classes for the host's 5: labels are not used"
     assert other.item(0).label is None
     data_set(library, shift=1).save_to_disk(tmp_path / "two")
     seen = [open_source(tmp_path / name, 3).identity() for name in ("one", "one", "two")]

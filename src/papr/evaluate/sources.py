@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from papr.classes import Classes, count_of
 from papr.errors import PaprError
 from papr.images import SUFFIXES
 from papr.measure import spread
@@ -196,7 +197,7 @@ def digest(lines: Iterable[str]) -> str:
 
 def open_source(
     data: str | Path,
-    classes: int | None = None,
+    classes: Classes = None,
     *,
     clips: bool = False,
     root: str | Path | None = None,
@@ -215,7 +216,8 @@ def open_source(
             - `NAME:SPLIT` or `hfds/NAME[/CONFIG][:SPLIT[:LABEL]]`, a data set of the Hugging Face
               hub, and the column of its labels where it has several. `:SPLIT` fits a saved folder
               too.
-        classes: how many classes the host has, for labels; None where it does not classify.
+        classes: the host's, for labels: its names of them in order, which labels with names are
+            found by; how many where it has none; None where it does not classify.
         clips: the host takes clips: videos are looked for in folders, and taken as files.
         root: the folder that relative paths in a list start from; None for the list's own.
 
@@ -232,13 +234,14 @@ def open_source(
         return _open_directory(path, classes, clips)
     if os.path.lexists(path):
         if listed:
-            return folders.open_list(path, classes, Path(root) if root else None, clips=clips)
+            start = Path(root) if root else None
+            return folders.open_list(path, count_of(classes), start, clips=clips)
         if folders.suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
             return folders.open_file(path, clips=clips)
     if not clips and objects.is_address(text) and not shards.is_shard(text):
         return objects.open_objects(text)
     if not clips and shards.names_shards(text):
-        return shards.open_shards(text, classes)
+        return shards.open_shards(text, count_of(classes))
     if not clips and huggingface.names_data_set(text):
         return huggingface.open_data_set(text, classes)
     what = "is none of these" if os.path.lexists(path) else "does not exist"
@@ -246,7 +249,7 @@ def open_source(
     raise DataError(f"expected {kinds}, {text} {what}")
 
 
-def _open_directory(path: Path, classes: int | None, clips: bool) -> Source:
+def _open_directory(path: Path, classes: Classes, clips: bool) -> Source:
     from papr.evaluate import folders, huggingface, shards
 
     if not clips and huggingface.is_saved(path):
@@ -255,7 +258,7 @@ def _open_directory(path: Path, classes: int | None, clips: bool) -> Source:
     if not clips and not seen.of(SUFFIXES):
         inside = [str(path / file) for file in seen.files]
         if found := [file for file in inside if shards.is_shard(file)]:
-            return shards.open_files(found, classes)
+            return shards.open_files(found, count_of(classes))
         if found := [file for file in inside if file.endswith(".parquet")]:
             return huggingface.open_tables(found, classes)
     return folders.open_folder(path, classes, clips=clips, seen=seen)
