@@ -111,6 +111,23 @@ def test_identity_follows_names_order_and_labels_but_not_the_place(tmp_path: Pat
     assert open_source(first, 5).identity() != seen[0]  # its labels are not used
 
 
+def test_identity_follows_the_sizes_of_files(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.png", "b/2.png")
+    (tmp_path / "list.txt").write_text("root/a/1.png 0\nroot/gone.png 1\n")
+    data = (root, tmp_path / "list.txt", f"file://{root}")
+
+    def seen() -> list[dict[str, object]]:
+        return [open_source(one, 2).identity() for one in data]
+
+    before = seen()
+    assert seen() == before
+    (root / "a" / "1.png").write_bytes(b"another picture")
+    after = seen()
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    (root / "gone.png").touch()
+    assert seen()[1] != after[1]  # empty is not the same as gone
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     root, other = touch(tmp_path / "root", "a/1.png"), touch(tmp_path / "other", "2.png")
     (root / "b").symlink_to(other)

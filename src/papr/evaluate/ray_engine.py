@@ -170,7 +170,7 @@ def _names(source: Source) -> tuple[Callable[[int], str] | None, Source]:
         paths = source.paths
         if isinstance(source, Folder):
             return paths.__getitem__, replace(source, paths=[], labels=None, ignored=())
-        return paths.__getitem__, replace(source, paths=[], ignored=())
+        return paths.__getitem__, replace(source, paths=[], sizes=[], ignored=())
     return None, source
 
 
