@@ -24,7 +24,7 @@ from papr.evaluate import DataError, open_source
 from papr.evaluate.loading import Batch, Plan, Skipped, loader
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.shards import to_class
-from papr.evaluate.sources import Item, Source, take
+from papr.evaluate.sources import Chosen, Item, Source, take
 from papr.images import load_image
 
 
@@ -152,6 +152,15 @@ def test_names_that_are_no_unicode_can_be_written_down(tmp_path: Path) -> None:
     assert item.id == "caf\\xe9.png"
     assert pa.array([item.id], pa.string())[0].as_py() == item.id
     assert level(item) == len(name)
+
+
+def test_what_cannot_be_had_is_named_by_its_name(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.png", "b/2.png")
+    source = open_source(f"file://{root}")
+    (root / "b" / "2.png").unlink()
+    (gone,) = skips(everything(Chosen(source, [0, 1])))
+    assert (gone.position, gone.id) == (1, "b/2.png")
+    assert gone.reason.startswith("cannot fetch b/2.png")
 
 
 # Lists

@@ -292,6 +292,10 @@ class DataSet(Source):
             return Item(str(number), label, b"", f"expected an image in row {number}, none")
         return Item(str(number), label, content)
 
+    def name(self, number: int) -> str:
+        """The row's number."""
+        return str(number)
+
     def identity(self) -> dict[str, Any]:
         """The library's fingerprint, or the files' names, sizes and ends; and the labels."""
         labels = None if self.labels is None else digest(map(str, self.labels))

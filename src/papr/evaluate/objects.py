@@ -40,6 +40,10 @@ class Objects(Source):
         """The image with that number, fetched."""
         return self.named(self.paths[number])
 
+    def name(self, number: int) -> str:
+        """The path of the image with that number."""
+        return self.paths[number]
+
     def named(self, path: str) -> Item:
         """The image at `path` below the address.
 

@@ -64,6 +64,16 @@ class Source(ABC):
             DataError: it cannot be had; the run names and skips it.
         """
 
+    def name(self, number: int) -> str:
+        """The id of the sample with that number; nothing is read for it where there is a list.
+
+        Where reading alone tells and fails, it is "sample" and the number.
+        """
+        try:
+            return self.item(number).id
+        except DataError:
+            return f"sample {number}"
+
     def items(self, shard: int) -> Iterator[Item]:
         """The samples of one shard, in order, where there are shards.
 
@@ -104,6 +114,10 @@ class Folder(Source):
         label = None if self.labels is None else self.labels[number]
         return replace(self.named(self.paths[number]), label=label)
 
+    def name(self, number: int) -> str:
+        """The path of the image with that number."""
+        return readable(self.paths[number])
+
     def named(self, path: str) -> Item:
         """The image at `path` in the folder, without its label."""
         return Item(readable(path), None, self.root / path)
@@ -143,6 +157,10 @@ class Chosen(Source):
         """The sample with that number among the chosen."""
         return self.source.item(self.numbers[number])
 
+    def name(self, number: int) -> str:
+        """The id of the sample with that number among the chosen."""
+        return self.source.name(self.numbers[number])
+
     def identity(self) -> dict[str, Any]:
         """The source's, and which samples."""
         return {**self.source.identity(), "chosen": digest(map(str, self.numbers))}
@@ -174,12 +192,20 @@ def take(source: Source, count: int) -> Source:
         if source.length <= count:
             return source
         return Chosen(source, spread(count, source.length))
-    items = (item for shard in range(len(source.shards)) for item in _to_its_end(source, shard))
+    items = (item for shard in range(len(source.shards)) for item in to_its_end(source, shard))
     return Held(source, list(islice(items, count)))
 
 
-def _to_its_end(source: Source, shard: int) -> Iterator[Item]:
-    """The samples of a shard; where it breaks off, that is the last of them."""
+def item_or_fault(source: Source, number: int) -> Item:
+    """The sample with that number; a faulty one where it cannot be had."""
+    try:
+        return source.item(number)
+    except DataError as error:
+        return Item(source.name(number), None, b"", str(error))
+
+
+def to_its_end(source: Source, shard: int) -> Iterator[Item]:
+    """The samples of a shard; where it breaks off, a faulty one is the last of them."""
     try:
         yield from source.items(shard)
     except DataError as error:
