@@ -15,7 +15,6 @@ from timm.data import create_transform
 from typer.testing import CliRunner
 
 import papr
-from papr.classes import number_labels
 from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import evaluate
@@ -172,13 +171,6 @@ def test_nothing_that_can_be_read_is_said_so(tmp_path: Path) -> None:
     pictures(tmp_path / "pictures", 2, broken=(0, 1))
     with pytest.raises(ConfigError, match="expected a sample that can be read, got none: cannot"):
         evaluate(host(), tmp_path / "pictures", KEEPS, tmp_path / "run", workers=0)
-
-
-def test_labels_are_those_the_host_can_mean() -> None:
-    assert number_labels(["n01443537", "n01440764"], 1000) == ([1, 0], "")
-    assert number_labels(["b", "a10", "a9", "b"], 3) == ([2, 1, 0, 2], "")
-    assert number_labels(["b", "a", "c"], 10)[0] is None
-    assert number_labels(["a", "b"], None)[0] is None
 
 
 def test_parts_are_whole_batches_whatever_is_asked(folder: Path) -> None:

@@ -70,7 +70,7 @@ def test_views_are_those_of_the_protocol(
 
 def test_a_list_of_videos_has_one_row_each(host: nn.Module, folder: Path, tmp_path: Path) -> None:
     source = open_for(host, tmp_path / "list.csv", folder)
-    assert (source.kind, source.length, source.note) == ("videos", 4, "")
+    assert (source.kind, source.length) == ("videos", 4)
     prepare = prepare_for(host, "", "videomae")
     report = evaluate(host, source, [KEEP], tmp_path / "run", prepare=prepare, batch=2, workers=0)
     (rows,) = Folder(tmp_path / "run").tables()

@@ -1,7 +1,10 @@
 """A run that is killed at any moment and taken up again ends with the rows of one that was not."""
 
+import io
+import json
 import multiprocessing
 import random
+import tarfile
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -12,9 +15,9 @@ import torch
 
 from papr.evaluate import evaluate
 from papr.evaluate.runs import Folder
-from tiny_data import KEEPS, Slow, host, pictures
+from tiny_data import CLASSES, KEEPS, Slow, host, pictures
 
-COUNT, BATCH, PART, KILLS = 240, 2, 4, 10
+COUNT, BATCH, PART, SHARDS = 240, 2, 4, 6
 SECONDS = 0.03  # a sample is delayed by: the whole run takes seconds, and is killed within them
 
 
@@ -49,13 +52,37 @@ def context() -> ForkServerContext:
     return context
 
 
-def test_ten_kills_at_random_moments_change_nothing(
-    tmp_path: Path, context: ForkServerContext
+def in_shards(folder: Path, out: Path) -> Path:
+    """The pictures of a folder and their classes in tar files; the last of them breaks off."""
+    out.mkdir()
+    paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
+    for shard in range(SHARDS):
+        with tarfile.open(out / f"{shard}.tar", "w") as tar:
+            for path in paths[shard * COUNT // SHARDS : (shard + 1) * COUNT // SHARDS]:
+                label = str(CLASSES.index(path.parent.name)).encode()
+                for suffix, content in (("cls", label), ("png", path.read_bytes())):
+                    info = tarfile.TarInfo(f"{path.stem}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    last = out / f"{SHARDS - 1}.tar"
+    with tarfile.open(last) as tar:
+        end = tar.getmembers()[-1]
+    last.write_bytes(last.read_bytes()[: end.offset_data + end.size // 2])
+    return out
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("folder", 10), ("shards", 3)])
+def test_kills_at_random_moments_change_nothing(
+    tmp_path: Path, context: ForkServerContext, kind: str, wanted: int
 ) -> None:
-    data = pictures(tmp_path / "pictures", COUNT, broken=(3, 4, 5, 100, COUNT - 1))
+    broken = (3, 4, 5, 100, COUNT - 1) if kind == "folder" else (3, 4, 5, 100)
+    data = pictures(tmp_path / "pictures", COUNT, broken=broken)
+    if kind == "shards":
+        pytest.importorskip("webdataset", reason="needs the extra: eval")
+        data = in_shards(data, tmp_path / "shards")
     moments = random.Random(0)
     kills, partial = 0, set()
-    while kills < KILLS:
+    while kills < wanted:
         session = context.Process(target=one_session, args=(data, tmp_path / "killed", kills % 2))
         before = len(Folder(tmp_path / "killed").parts())
         session.start()
@@ -69,7 +96,7 @@ def test_ten_kills_at_random_moments_change_nothing(
         kills += 1
         partial.add(len(Folder(tmp_path / "killed").parts()))
     total = COUNT // PART
-    assert len(partial) > 3, "the kills came before any work was done"
+    assert len(partial) > wanted // 3, "the kills came before any work was done"
     assert max(partial) < total
     for out in ("killed", "whole"):
         last = context.Process(target=one_session, args=(data, tmp_path / out, 0, 0.0))
@@ -78,6 +105,8 @@ def test_ten_kills_at_random_moments_change_nothing(
         assert last.exitcode == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == total
+    named = [sample for _, metadata in whole.values() for sample in json.loads(metadata)["skipped"]]
+    assert len(named) == 5
     assert contents(tmp_path / "killed") == whole
 
 

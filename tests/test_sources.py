@@ -24,7 +24,7 @@ from papr.evaluate import DataError, open_source
 from papr.evaluate.loading import Batch, Plan, Skipped, loader
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.shards import to_class
-from papr.evaluate.sources import Item, Source, take
+from papr.evaluate.sources import Chosen, Item, Source, take
 from papr.images import load_image
 
 
@@ -83,7 +83,7 @@ def test_a_folder_is_read_in_natural_order_and_what_is_none_is_named(tmp_path: P
     assert paths == ["a/x9.PNG", "a/x10.png", "b/deep/er/01.png", "b/deep/er/1.png"]
     assert [source.item(i).label for i in range(4)] == [0, 0, 1, 1]
     assert source.ignored == ["b/._c", "notes.txt"]
-    assert (source.kind, source.note) == ("folder", "")
+    assert (source.kind, source.note) == ("folder", "labels: top-level folders in sorted order")
 
 
 def test_word_net_ids_count_at_any_level(tmp_path: Path) -> None:
@@ -109,6 +109,23 @@ def test_identity_follows_names_order_and_labels_but_not_the_place(tmp_path: Pat
     seen = [open_source(root, 2).identity() for root in (first, again, moved)]
     assert seen[0] == seen[1] != seen[2]
     assert open_source(first, 5).identity() != seen[0]  # its labels are not used
+
+
+def test_identity_follows_the_sizes_of_files(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.png", "b/2.png")
+    (tmp_path / "list.txt").write_text("root/a/1.png 0\nroot/gone.png 1\n")
+    data = (root, tmp_path / "list.txt", f"file://{root}")
+
+    def seen() -> list[dict[str, object]]:
+        return [open_source(one, 2).identity() for one in data]
+
+    before = seen()
+    assert seen() == before
+    (root / "a" / "1.png").write_bytes(b"another picture")
+    after = seen()
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    (root / "gone.png").touch()
+    assert seen()[1] != after[1]  # empty is not the same as gone
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -137,6 +154,15 @@ def test_names_that_are_no_unicode_can_be_written_down(tmp_path: Path) -> None:
     assert level(item) == len(name)
 
 
+def test_what_cannot_be_had_is_named_by_its_name(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.png", "b/2.png")
+    source = open_source(f"file://{root}")
+    (root / "b" / "2.png").unlink()
+    (gone,) = skips(everything(Chosen(source, [0, 1])))
+    assert (gone.position, gone.id) == (1, "b/2.png")
+    assert gone.reason.startswith("cannot fetch b/2.png")
+
+
 # Lists
 
 
@@ -149,6 +175,7 @@ def test_lists_name_files_below_their_root(tmp_path: Path) -> None:
     assert [(s.position, s.id) for s in skips(batches)] == [(2, "gone.png")]
     assert "No such file" in skips(batches)[0].reason
     assert open_source(tmp_path / "list.txt", 2).item(1).content == tmp_path / "c.png"
+    assert source.note == "labels: the list's numbers as they stand"
     beyond = open_source(tmp_path / "list.txt", 1)
     assert beyond.item(0).label is None
     assert beyond.note == "labels up to 1 for the host's 1 classes: labels are not used"
@@ -281,6 +308,7 @@ def test_samples_of_shards_have_labels_of_the_host_or_are_named(tmp_path: Path) 
         "k90": "expected a class 0 to 2, got the label '7'",
         "k91": "expected a class 0 to 2, got the label 'dog'",
     }
+    assert source.note == "labels: the shards' numbers as they stand"
     early = open_source(write_shard(tmp_path / "b.tar", sample(1, 5) + sample(2, 1)), 3)
     assert "expected a class 0 to 2, got the label '5': labels are not used" in early.note
     assert [row[3] for row in rows(everything(early))] == [None, None]
@@ -342,7 +370,7 @@ def test_saved_data_sets_are_read_undecoded(library, tmp_path: Path) -> None:
     plan = Plan(2, 4)
     assert rows(loader(source, plan, plan.parts(source), prepare, workers=2)) == expected
     other = open_source(tmp_path / "one", 5)
-    assert other.note == "kind has 3 classes for the host's 5: labels are not used"
+    assert other.note == "kind: 3 classes for the host's 5: labels are not used"
     assert other.item(0).label is None
     data_set(library, shift=1).save_to_disk(tmp_path / "two")
     seen = [open_source(tmp_path / name, 3).identity() for name in ("one", "one", "two")]

@@ -126,6 +126,23 @@ def test_a_sample_keeps_its_half_whatever_else_there_is(tmp_path: Path) -> None:
         halves(take(source, 1))
 
 
+def test_halves_are_told_by_names_and_nothing_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path, COUNT)
+    stored = open_source(f"file://{folder}")
+    expected = [half.numbers for half in halves(stored)]
+
+    def never(*args: object) -> Item:
+        raise AssertionError("a sample was fetched for its name")
+
+    monkeypatch.setattr(type(stored), "named", never)
+    assert [half.numbers for half in halves(stored)] == expected
+    assert all(expected)
+    assert stored.name(1) == "ant/003.png"
+    assert Digits().name(7) == "0007"  # a source that has no list of names
+
+
 # ------------------------------------------------- a trained host, whose answers mean something
 
 

@@ -1,32 +1,154 @@
-"""Class indices of a host by the names that a data set gives its classes."""
+"""Class indices of a host by the names that a data set gives its classes.
 
-from collections.abc import Sequence
+A wrong index is worse than none: where the names do not say which class is meant, none is used.
+What is left to an assumption is said in a note.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import TypeAlias
+
+#: What a host says of its classes: their names in order, or how many where it has no names of its
+#: own; None where it does not classify.
+Classes: TypeAlias = int | Sequence[str] | None
+
+UNUSED = "labels are not used"
+NO_CLASSES = f"the host does not classify: {UNUSED}"
 
 
-def number_labels(names: Sequence[str], classes: int | None) -> tuple[list[int] | None, str]:
-    """Class indices of a host for the names of folders, or None and why not.
+def count_of(classes: Classes) -> int | None:
+    """How many classes a host has."""
+    return classes if classes is None or isinstance(classes, int) else len(classes)
 
-    WordNet ids are ImageNet's, however few of its classes are there. Other names count in sorted
-    order, if there are as many as the host has classes; then they are what it was trained on.
+
+def number_labels(paths: Sequence[str], classes: Classes) -> tuple[list[int] | None, str]:
+    """Class indices of a host by the folders that files lie in, or None; and what to say of it.
+
+    WordNet ids are ImageNet's, at any level and however few of its classes are there. Other folders
+    are found among the host's own names. Where it has none, the top-level folders count in sorted
+    order, as torchvision's `ImageFolder` takes them, if there are as many as the host has classes.
 
     Args:
-        names: one a sample.
-        classes: how many the host has; None where it does not classify.
+        paths: of the files, below the folder that holds them all, with slashes.
+        classes: the host's.
     """
-    from timm.utils.misc import natural_key
-
-    distinct = sorted(set(names), key=natural_key)
     if not classes:
-        return None, "the host does not classify: labels are not used"
-    index = wordnet() if classes == 1000 else {}
-    if all(name in index for name in distinct):
-        return [index[name] for name in names], ""
-    if len(distinct) == classes:
-        index = {name: i for i, name in enumerate(distinct)}
-        return [index[name] for name in names], ""
-    what = "no folders of classes" if len(distinct) < 2 else f"{len(distinct)} folders"
-    return None, f"{what} for the host's {classes} classes: labels are not used"
+        return None, NO_CLASSES
+    if count_of(classes) == 1000 and (above := wordnet_above(paths)):
+        return above, ""
+    folders = [path.rpartition("/")[0] for path in paths]
+    distinct = sorted(set(folders))
+    if distinct == [""]:
+        index, note = None, f"no folders of classes for the host's {count_of(classes)} classes"
+    elif "" in distinct:
+        stray = next(path for path in paths if "/" not in path)
+        index, note = None, f"{stray} lies beside the folders, in none of a class"
+    elif isinstance(classes, int):
+        index, note = _by_order(distinct, classes)
+    else:
+        index, note = _by_name(distinct, classes)
+    if index is None:
+        return None, f"{note}: {UNUSED}"
+    return [index[folder] for folder in folders], note
+
+
+def _by_order(folders: Sequence[str], classes: int) -> tuple[dict[str, int] | None, str]:
+    """Top-level folders in sorted order, where no other reading would do as well."""
+    top, last = ([path.split("/")[end] for path in folders] for end in (0, -1))
+    names = sorted(set(top))
+    kind = "folder" if top == last else "top-level folder"
+    if len(names) != classes:
+        several = "" if len(names) == 1 else "s"
+        return None, f"{len(names)} {kind}{several} for the host's {classes} classes"
+    for plain, natural in zip(names, sorted(names, key=natural_key), strict=True):
+        if plain != natural:
+            return None, f"the folders sort in two ways, {plain!r} or {natural!r} first"
+    found, other = _ranks(top), _ranks(last)
+    if len(other) == classes and any(found[a] != other[b] for a, b in zip(top, last, strict=True)):
+        return None, f"{top[0]!r} or {last[0]!r} may be the class in {folders[0]}"
+    index = {folder: found[name] for folder, name in zip(folders, top, strict=True)}
+    return index, f"labels: {kind}s in sorted order"
+
+
+def _ranks(names: Iterable[str]) -> dict[str, int]:
+    return {name: rank for rank, name in enumerate(sorted(set(names)))}
+
+
+def _by_name(folders: Sequence[str], names: Sequence[str]) -> tuple[dict[str, int] | None, str]:
+    """Folders on whose way down exactly one of the host's classes is named."""
+    known, index = Names(names), {}
+    for folder in folders:
+        meant = set().union(*(known.find(part) for part in folder.split("/")))
+        if len(meant) != 1:
+            return None, f"the folder {folder} {_which(meant)} of the host's classes"
+        index[folder] = meant.pop()
+    return index, ""
+
+
+def _which(meant: set[int]) -> str:
+    return "may be several" if meant else "is named like none"
+
+
+def match_names(names: Sequence[str], classes: Sequence[str]) -> tuple[list[int] | None, str]:
+    """Class indices of a host for a data set's list of class names, or None and why not.
+
+    Lists that name the same in the same place, but for one of a hundred that is found nowhere,
+    are the same list: copies of ImageNet's 1000 names spell its second "crane" in several ways.
+
+    Args:
+        names: the data set's.
+        classes: the host's own.
+    """
+    known = Names(classes)
+    found = [known.find(name) for name in names]
+    missed = sum(not meant for meant in found)
+    in_place = all(number in meant for number, meant in enumerate(found) if meant)
+    if len(names) == len(classes) and missed * 100 <= len(names) and in_place:
+        return list(range(len(names))), ""
+    for name, meant in zip(names, found, strict=True):
+        if len(meant) != 1:
+            return None, f"the class {name!r} {_which(meant)} of the host's"
+    return [meant.pop() for meant in found], ""
+
+
+class Names:
+    """Finds a host's classes by what others call them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._exact: dict[str, set[int]] = {}
+        self._folded: dict[str, set[int]] = {}
+        self._parts: dict[str, set[int]] = {}
+        for number, name in enumerate(names):
+            self._exact.setdefault(name, set()).add(number)
+            self._folded.setdefault(_fold(name), set()).add(number)
+            for part in _parts(name):
+                self._parts.setdefault(part, set()).add(number)
+
+    def find(self, name: str) -> set[int]:
+        """Classes of this name; several where nothing tells them apart.
+
+        Spelt so; else whatever the case and with _ for a space; else by any part of a list such as
+        "tench, Tinca tinca".
+        """
+        found = self._exact.get(name) or self._folded.get(_fold(name))
+        if found:
+            return set(found)
+        return set().union(*(self._parts.get(part, set()) for part in _parts(name)))
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in map(_fold, name.split(",")) if part]
+
+
+def natural_key(name: str) -> list[str | int]:
+    """Sorts 9 before 10 and small letters as capital ones, as timm's readers do."""
+    pieces = re.split(r"(\d+)", name.lower())
+    return [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)]
 
 
 @cache

@@ -1,5 +1,6 @@
 """What a model answers to a batch: logits and the embedding they are made from."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,17 @@ def class_count(host: nn.Module) -> int | None:
     path = classifier_path(host)
     head = None if path is None else host.get_submodule(path)
     return getattr(head, "out_features", getattr(head, "out_channels", None))
+
+
+def class_names(host: nn.Module) -> list[str] | None:
+    """A host's own names of its classes, in order, from transformers' configuration.
+
+    None where there are none: "LABEL_0" and so on stand for names that nobody gave.
+    """
+    told = getattr(getattr(unwrap(host), "config", None), "id2label", None) or {}
+    names = [str(told.get(number, "LABEL_")) for number in range(class_count(host) or 0)]
+    given = len(names) == len(told) and not all(re.fullmatch(r"LABEL_\d*", n) for n in names)
+    return names if given else None
 
 
 def classifier_path(host: nn.Module) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from papr.classes import number_labels, wordnet_above
+from papr.classes import NO_CLASSES, UNUSED, Classes, natural_key, number_labels
 from papr.evaluate.sources import DataError, Folder
 from papr.images import SUFFIXES
 from papr.video import read_labels
@@ -69,41 +69,32 @@ def look(root: Path) -> Look:
 
 
 def open_folder(
-    root: Path, classes: int | None, *, clips: bool = False, seen: Look | None = None
+    root: Path, classes: Classes, *, clips: bool = False, seen: Look | None = None
 ) -> Folder:
-    """A folder of images, or of videos, through timm's reader.
+    """A folder of images, or of videos, in the order of timm's reader.
 
     Args:
-        root: searched to the bottom. Samples are labelled by the folder that they lie in.
-        classes: how many the host has; labels that cannot be theirs are not used, and said.
+        root: searched to the bottom. Samples are labelled by the folders that they lie in, see
+            `papr.classes.number_labels`.
+        classes: the host's; labels that cannot be theirs are not used, and said.
         clips: look for videos.
         seen: what `look` found there.
 
     Raises:
         DataError: no image, or video, is there.
     """
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-    from timm.utils.misc import natural_key
-
     what, suffixes = ("videos", VIDEO_SUFFIXES) if clips else ("images", SUFFIXES)
     if not root.is_dir():
         raise DataError(f"expected a folder of {what}, got {root}")
     seen = seen or look(root)
-    found, numbers = find_images_and_targets(str(root), types=suffixes, sort=False)
-    if not found:
+    paths = seen.of(suffixes)
+    if not paths:
         why = f", {len(seen.unread)} folders cannot be read" if seen.unread else ""
         raise DataError(f"expected {what} ({', '.join(sorted(suffixes))}) in {root}, none{why}")
-    cut = len(str(root)) + (str(root) != os.sep)
-    pairs = [(path[cut:].replace(os.sep, "/"), target) for path, target in found]
-    pairs.sort(key=lambda pair: (natural_key(pair[0]), pair[0]))  # timm's order, without ties
-    paths = [path for path, _ in pairs]
+    paths.sort(key=lambda path: (natural_key(path), path))  # timm's order, without ties
     known = set(paths)
     ignored = [path for path in seen.files if path not in known] + seen.unread
-    names = sorted(numbers, key=numbers.__getitem__)
-    labels, note = number_labels([names[target] for _, target in pairs], classes)
-    if labels is None and classes == 1000:
-        above = wordnet_above(paths)
-        labels, note = (above, "") if above else (None, note)
+    labels, note = number_labels(paths, classes)
     return Folder(root, paths, labels, ignored, note, "videos" if clips else "folder")
 
 
@@ -142,8 +133,8 @@ def open_list(
 def check_labels(labels: Sequence[int], classes: int | None) -> tuple[list[int] | None, str]:
     """Labels that are numbers already, or None and why they are not used."""
     if not classes:
-        return None, "the host does not classify: labels are not used"
+        return None, NO_CLASSES
     if max(labels) >= classes:
         why = f"labels up to {max(labels)} for the host's {classes} classes"
-        return None, f"{why}: labels are not used"
-    return list(labels), ""
+        return None, f"{why}: {UNUSED}"
+    return list(labels), "labels: the list's numbers as they stand"

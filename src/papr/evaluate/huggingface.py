@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from papr.classes import wordnet
+from papr.classes import NO_CLASSES, UNUSED, Classes, count_of, match_names, wordnet
 from papr.errors import ConfigError, one_line
-from papr.evaluate.shards import digest_files, to_class
+from papr.evaluate.shards import digest_files, names_word_net, to_class
 from papr.evaluate.sources import DataError, Item, Source, digest
 
 _PREFIX = "hfds/"
@@ -51,12 +51,12 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def open_data_set(text: str, classes: int | None) -> "DataSet":
+def open_data_set(text: str, classes: Classes) -> "DataSet":
     """A data set of the hub, one that `save_to_disk` wrote, or a file of Parquet.
 
     Args:
         text: see `parse_name`. On the hub the name may end in a slash and a configuration.
-        classes: how many the host has; labels that cannot be theirs are not used, and said.
+        classes: the host's; labels that cannot be theirs are not used, and said.
 
     Raises:
         DataError: it cannot be had, has several splits and none is named, or has no images.
@@ -79,7 +79,7 @@ def open_data_set(text: str, classes: int | None) -> "DataSet":
     return _make(found, asked.label, classes, {"fingerprint": found._fingerprint})
 
 
-def open_tables(names: Sequence[str], classes: int | None) -> "DataSet":
+def open_tables(names: Sequence[str], classes: Classes) -> "DataSet":
     """Files of Parquet as one data set, read into the library's cache first."""
     datasets = _library()
     with _explained(names[0]):
@@ -163,7 +163,7 @@ def _choose(splits: dict[str, Any], asked: Name) -> Any:
     return splits[wanted]
 
 
-def _make(found: Any, label: str | None, classes: int | None, facts: dict[str, Any]) -> "DataSet":
+def _make(found: Any, label: str | None, classes: Classes, facts: dict[str, Any]) -> "DataSet":
     image = _image_column(found.features)
     if label is not None and label not in found.features:
         raise DataError(f"expected a label column among {', '.join(found.features)}, got {label!r}")
@@ -195,19 +195,17 @@ def _holds_files(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
-def _labels(
-    found: Any, label: str | None, classes: int | None
-) -> tuple[list[int | None] | None, str]:
-    """Class indices of the host, or None and why not."""
+def _labels(found: Any, label: str | None, classes: Classes) -> tuple[list[int | None] | None, str]:
+    """Class indices of the host, or None; and what to say of it."""
     if not classes:
-        return None, "the host does not classify: labels are not used"
+        return None, NO_CLASSES
     candidates = [label] if label else _label_columns(found.features)
     why = "no column of labels"
     for column in candidates:
         numbers, why = _class_numbers(found, column, classes)
         if numbers is not None:
-            return numbers, ""
-    return None, f"{why}: labels are not used"
+            return numbers, why
+    return None, f"{why}: {UNUSED}"
 
 
 def _label_columns(features: Any) -> list[str]:
@@ -215,19 +213,39 @@ def _label_columns(features: Any) -> list[str]:
     return told + [name for name in _LABELS if name in features and name not in told]
 
 
-def _class_numbers(found: Any, column: str, classes: int) -> tuple[list[int | None] | None, str]:
+def _class_numbers(
+    found: Any, column: str, classes: int | Sequence[str]
+) -> tuple[list[int | None] | None, str]:
+    """What stands in a column as classes of the host, or None; and what to say of it."""
     feature = found.features[column]
     values = found.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     if _kind(feature) == "ClassLabel":
-        names = feature.names
-        if classes == 1000 and all(name in wordnet() for name in names):
-            values = [None if v is None or v < 0 else names[v] for v in values]
-        elif len(names) != classes:
-            return None, f"{column} has {len(names)} classes for the host's {classes}"
+        index, note = _class_index(feature.names, classes)
+        if index is None:
+            return None, f"{column}: {note}"
+        numbers = [None if v is None or v < 0 else index[v] for v in values]
+        return numbers, f"labels: {column}'s {note}" if note else ""
+    count = count_of(classes) or 0
     try:
-        return [None if v is None else to_class(v, classes) for v in values], ""
+        numbers = [None if v is None else to_class(v, count) for v in values]
     except DataError as error:
         return None, f"{column}: {error}"
+    plain = any(v is not None and not names_word_net(v) for v in values)
+    return numbers, f"labels: {column}'s numbers as they stand" if plain else ""
+
+
+def _class_index(
+    names: Sequence[str], classes: int | Sequence[str]
+) -> tuple[Sequence[int] | None, str]:
+    """The host's class for each of a data set's names."""
+    known, count = wordnet(), count_of(classes)
+    if count == 1000 and all(name in known for name in names):
+        return [known[name] for name in names], ""
+    if not isinstance(classes, int):
+        return match_names(names, classes)
+    if len(names) != count:
+        return None, f"{len(names)} classes for the host's {count}"
+    return range(count), "classes in their own order"
 
 
 @dataclass
@@ -273,6 +291,10 @@ class DataSet(Source):
         if content is None:
             return Item(str(number), label, b"", f"expected an image in row {number}, none")
         return Item(str(number), label, content)
+
+    def name(self, number: int) -> str:
+        """The row's number."""
+        return str(number)
 
     def identity(self) -> dict[str, Any]:
         """The library's fingerprint, or the files' names, sizes and ends; and the labels."""

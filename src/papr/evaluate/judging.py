@@ -13,7 +13,7 @@ from papr.errors import ConfigError
 from papr.evaluate.answers import Answers, ask, classifier_path
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Prepare, Skipped, loader, make_plan
-from papr.evaluate.sources import Chosen, DataError, Source
+from papr.evaluate.sources import Chosen, Source
 from papr.measure import mean_interval, wilson
 
 
@@ -80,10 +80,7 @@ def halves(source: Source) -> tuple[Source, Source]:
 
 
 def _side(source: Source, number: int) -> int:
-    try:
-        name = source.item(number).id
-    except DataError:
-        name = f"sample {number}"  # as its batch will name it
+    name = source.name(number)
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % 2
 
 

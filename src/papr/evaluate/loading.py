@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from papr.errors import PaprError
-from papr.evaluate.sources import DataError, Item, Source
+from papr.evaluate.sources import Item, Source, item_or_fault, to_its_end
 
 #: Decodes a sample into its views, (V, *pixels of the host): one of an image, several of a video.
 #: Raises PaprError where it cannot be read.
@@ -111,15 +111,10 @@ def usual_batch(gpu: bool, prepare: Prepare) -> int:
     return most // min(most, getattr(prepare, "views", 1))
 
 
-def make_batch(
-    items: Sequence[Item | Skipped], first: int, prepare: Prepare, batch: Batch
-) -> Batch:
+def make_batch(items: Sequence[Item], first: int, prepare: Prepare, batch: Batch) -> Batch:
     """Fill a batch: every item decoded, or named as skipped."""
     pixels = []
     for position, item in enumerate(items, first):
-        if isinstance(item, Skipped):
-            batch.skipped.append(item)
-            continue
         if item.fault:
             batch.skipped.append(Skipped(position, item.id, item.fault))
             continue
@@ -158,16 +153,10 @@ class _Indexed(Dataset[Batch]):
         part, start = self.starts[index]
         assert self.source.length is not None
         stop = min(start + self.plan.batch, self.source.length)
-        items = [self._item(number) for number in range(start, stop)]
+        items = [item_or_fault(self.source, number) for number in range(start, stop)]
         closes = index + 1 == len(self.starts) or self.starts[index + 1][0] != part
         ends = stop == self.source.length
         return make_batch(items, start, self.prepare, Batch(part, closes, ends))
-
-    def _item(self, number: int) -> Item | Skipped:
-        try:
-            return self.source.item(number)
-        except DataError as error:
-            return Skipped(number, f"sample {number}", str(error))
 
 
 class _Streamed(IterableDataset[Batch]):
@@ -191,7 +180,7 @@ class _Streamed(IterableDataset[Batch]):
             yield from self._batches(shard)
 
     def _batches(self, shard: int) -> Iterator[Batch]:
-        items = self._items(shard)
+        items = to_its_end(self.source, shard)
         first, waiting = 0, list(islice(items, self.plan.batch))
         while True:
             following = list(islice(items, self.plan.batch))
@@ -202,16 +191,6 @@ class _Streamed(IterableDataset[Batch]):
             if not following:
                 return
             first, waiting = stop, following
-
-    def _items(self, shard: int) -> Iterator[Item | Skipped]:
-        """The shard's samples; where it breaks off, that is the last of them."""
-        count = 0
-        try:
-            for item in self.source.items(shard):
-                yield item
-                count += 1
-        except DataError as error:
-            yield Skipped(count, self.source.shards[shard], str(error))
 
 
 def usual_workers() -> int:

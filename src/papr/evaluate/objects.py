@@ -21,10 +21,12 @@ class Objects(Source):
     Attributes:
         address: as `pyarrow.fs.FileSystem.from_uri` takes it: s3://, gs://, hdfs://, file:// ...
         paths: below it, in order.
+        sizes: of each, bytes.
     """
 
     address: str
     paths: list[str]
+    sizes: list[int]
     ignored: Sequence[str] = ()
     note: str = "labels are not read from object storage"
     kind: str = "objects"
@@ -37,6 +39,10 @@ class Objects(Source):
     def item(self, number: int) -> Item:
         """The image with that number, fetched."""
         return self.named(self.paths[number])
+
+    def name(self, number: int) -> str:
+        """The path of the image with that number."""
+        return self.paths[number]
 
     def named(self, path: str) -> Item:
         """The image at `path` below the address.
@@ -52,8 +58,9 @@ class Objects(Source):
             raise DataError(f"cannot fetch {path}: {one_line(error)}") from None
 
     def identity(self) -> dict[str, Any]:
-        """The names, not where they lie."""
-        return {"kind": self.kind, "samples": self.length, "digest": digest(self.paths)}
+        """Names and sizes, not where they lie."""
+        lines = (f"{path} {size}" for path, size in zip(self.paths, self.sizes, strict=True))
+        return {"kind": self.kind, "samples": self.length, "digest": digest(lines)}
 
 
 def is_address(text: str) -> bool:
@@ -86,9 +93,12 @@ def open_objects(address: str) -> Objects:
         found = files.get_file_info(fs.FileSelector(root, recursive=True))
     except OSError as error:
         raise DataError(f"cannot list {address}: {one_line(error)}") from None
-    names = sorted(i.path[len(root) + 1 :] for i in found if i.type == fs.FileType.File)
+    listed = [info for info in found if info.type == fs.FileType.File]
+    sizes = {info.path[len(root) + 1 :]: info.size for info in listed}
+    names = sorted(sizes)
     paths = [name for name in names if name.lower().endswith(tuple(SUFFIXES))]
     if not paths:
         raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {address}, none")
     known = set(paths)
-    return Objects(address, paths, [name for name in names if name not in known])
+    ignored = [name for name in names if name not in known]
+    return Objects(address, paths, [sizes[path] for path in paths], ignored)

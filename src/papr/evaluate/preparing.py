@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ConfigError, VideoError, one_line
-from papr.evaluate.answers import class_count
+from papr.evaluate.answers import class_count, class_names
 from papr.evaluate.sources import Item, Source, open_source
 from papr.hosts.inputs import pixel_shape
 from papr.hub import load_processor, video_statistics
@@ -115,7 +115,8 @@ def open_for(host: nn.Module, data: str | Path, root: str | Path | None = None) 
     Raises:
         DataError: nothing that can be read is there.
     """
-    return open_source(data, class_count(host), clips=takes_clips(host), root=root)
+    classes = class_names(host) or class_count(host)
+    return open_source(data, classes, clips=takes_clips(host), root=root)
 
 
 def video_file(host: nn.Module, name: str, policy: str | Policy = "videomae") -> VideoFile:

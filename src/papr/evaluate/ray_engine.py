@@ -22,7 +22,7 @@ from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, make_batc
 from papr.evaluate.objects import Objects
 from papr.evaluate.predictor import Predictor
 from papr.evaluate.runs import ROWS
-from papr.evaluate.sources import Chosen, DataError, Folder, Item, Source
+from papr.evaluate.sources import Chosen, DataError, Folder, Item, Source, item_or_fault, to_its_end
 from papr.evaluate.stores import Store, writer
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _names(source: Source) -> tuple[Callable[[int], str] | None, Source]:
         paths = source.paths
         if isinstance(source, Folder):
             return paths.__getitem__, replace(source, paths=[], labels=None, ignored=())
-        return paths.__getitem__, replace(source, paths=[], ignored=())
+        return paths.__getitem__, replace(source, paths=[], sizes=[], ignored=())
     return None, source
 
 
@@ -191,21 +191,20 @@ class _Reader:
         self.source, self.prepare = source, prepare
 
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
-        items: list[Item | Skipped] = []
         positions = rows["position"].to_pylist()
         names, labels = rows["name"].to_pylist(), rows["label"].to_pylist()
-        for row, (position, name, label) in enumerate(zip(positions, names, labels, strict=True)):
-            try:
-                items.append(
-                    self.source.item(position) if name is None else self._named(name, label)
-                )
-            except DataError as error:
-                items.append(Skipped(row, name or f"sample {position}", str(error)))
+        items = [
+            item_or_fault(self.source, position) if name is None else self._named(name, label)
+            for position, name, label in zip(positions, names, labels, strict=True)
+        ]
         return _columns(0, positions, items, self.prepare)
 
     def _named(self, name: str, label: int | None) -> Item:
         assert isinstance(self.source, Folder | Objects)
-        return replace(self.source.named(name), label=label)
+        try:
+            return replace(self.source.named(name), label=label)
+        except DataError as error:
+            return Item(name, None, b"", str(error))
 
 
 class _ShardReader:
@@ -218,12 +217,11 @@ class _ShardReader:
         shard = int(rows["shard"][0])
         done = set(np.frombuffer(rows["done"][0], np.int64).tolist())
         positions: list[int] = []
-        items: list[Item | Skipped] = []
-        for position, item in self._items(shard):
+        items: list[Item] = []
+        for position, item in enumerate(to_its_end(self.source, shard)):
             if position in done:
                 continue
-            row = len(items)
-            items.append(item._replace(position=row) if isinstance(item, Skipped) else item)
+            items.append(item)
             positions.append(position)
             if len(items) == self.batch:
                 yield _columns(shard, positions, items, self.prepare)
@@ -231,18 +229,9 @@ class _ShardReader:
         if items:
             yield _columns(shard, positions, items, self.prepare)
 
-    def _items(self, shard: int) -> Iterator[tuple[int, Item | Skipped]]:
-        position = 0
-        try:
-            for item in self.source.items(shard):
-                yield position, item
-                position += 1
-        except DataError as error:
-            yield position, Skipped(position, self.source.shards[shard], str(error))
-
 
 def _columns(
-    shard: int, positions: list[int], items: list[Item | Skipped], prepare: Prepare
+    shard: int, positions: list[int], items: list[Item], prepare: Prepare
 ) -> dict[str, Any]:
     """Decoded samples as columns; pixels of those that could not be are zero."""
     batch = make_batch(items, 0, prepare, Batch(Part(shard, 0), closes=True, ends=True))

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from papr.classes import wordnet
+from papr.classes import NO_CLASSES, UNUSED, wordnet
 from papr.errors import ConfigError
 from papr.evaluate.sources import DataError, Item, Source, digest, readable
 from papr.images import SUFFIXES
@@ -66,14 +66,20 @@ def open_files(names: Sequence[str], classes: int | None) -> "Shards":
             raise DataError(f"expected a shard, {name} does not exist or is no file")
     found = Shards(list(names), classes)
     if not classes:
-        found.note = "the host does not classify: labels are not used"
+        found.note = NO_CLASSES
         return found
     with contextlib.suppress(DataError):  # a broken shard is named when it is read
-        first = list(islice(found.items(0), _FIRST))
+        samples = list(islice(found.samples(0), _FIRST))
+        first = [found.read(sample) for sample in samples]
         wrong = [item.fault for item in first if item.fault.startswith(_NO_CLASS)]
         if wrong or all(item.label is None for item in first):
             found.classes = None
-            found.note = f"{wrong[0] if wrong else 'no labels in the shards'}: labels are not used"
+            found.note = f"{wrong[0] if wrong else 'no labels in the shards'}: {UNUSED}"
+        elif any(
+            item.label is not None and not names_word_net(_told(sample))
+            for item, sample in zip(first, samples, strict=True)
+        ):
+            found.note = "labels: the shards' numbers as they stand"
     return found
 
 
@@ -115,12 +121,19 @@ class Shards(Source):
         Raises:
             DataError: the shard breaks off, or cannot be opened.
         """
+        return map(self.read, self.samples(shard))
+
+    def samples(self, shard: int) -> Iterator[dict[str, Any]]:
+        """The samples of one shard as webdataset has them: bytes by suffix.
+
+        Raises:
+            DataError: the shard breaks off, or cannot be opened.
+        """
         name = self.shards[shard]
         try:
             stream = _open(name)
             try:
-                for sample in _samples(stream, name):
-                    yield self._item(sample)
+                yield from _samples(stream, name)
                 stream.close()  # where a process behind a pipe says that it failed
             finally:
                 with contextlib.suppress(Exception):
@@ -128,7 +141,8 @@ class Shards(Source):
         except Exception as error:  # of tarfile, zlib, webdataset, a server
             raise DataError(f"cannot read {name} to its end: {_reason(error)}") from None
 
-    def _item(self, sample: dict[str, Any]) -> Item:
+    def read(self, sample: dict[str, Any]) -> Item:
+        """A sample of webdataset as one of ours."""
         key = readable(sample["__key__"])
         suffix = _image(sample)
         if suffix is None:
@@ -239,19 +253,29 @@ def _image(sample: dict[str, Any]) -> str | None:
 
 
 def _label(sample: dict[str, Any], classes: int) -> int | None:
+    told = _told(sample)
+    return None if told is None else to_class(told, classes)
+
+
+def _told(sample: dict[str, Any]) -> object:
+    """The label as it stands in a sample; None where there is none."""
     if "cls" in sample:
-        return to_class(sample["cls"].decode("utf-8", "replace"), classes)
+        return sample["cls"].decode("utf-8", "replace")
     if "json" in sample:
         try:
             found = json.loads(sample["json"])
         except ValueError as error:
             raise DataError(f"cannot read the sample's json: {error}") from None
-        value = found.get("label") if isinstance(found, dict) else None
-        return None if value is None else to_class(value, classes)
+        return found.get("label") if isinstance(found, dict) else None
     return None
 
 
 _NO_CLASS = "expected a class"
+
+
+def names_word_net(value: object) -> bool:
+    """Whether a label as it stands in a file is a WordNet id."""
+    return isinstance(value, str) and value.strip() in wordnet()
 
 
 def to_class(value: object, classes: int) -> int | None:

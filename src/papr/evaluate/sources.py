@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from papr.classes import Classes, count_of
 from papr.errors import PaprError
 from papr.images import SUFFIXES
 from papr.measure import spread
@@ -63,6 +64,16 @@ class Source(ABC):
             DataError: it cannot be had; the run names and skips it.
         """
 
+    def name(self, number: int) -> str:
+        """The id of the sample with that number; nothing is read for it where there is a list.
+
+        Where reading alone tells and fails, it is "sample" and the number.
+        """
+        try:
+            return self.item(number).id
+        except DataError:
+            return f"sample {number}"
+
     def items(self, shard: int) -> Iterator[Item]:
         """The samples of one shard, in order, where there are shards.
 
@@ -103,15 +114,23 @@ class Folder(Source):
         label = None if self.labels is None else self.labels[number]
         return replace(self.named(self.paths[number]), label=label)
 
+    def name(self, number: int) -> str:
+        """The path of the image with that number."""
+        return readable(self.paths[number])
+
     def named(self, path: str) -> Item:
         """The image at `path` in the folder, without its label."""
         return Item(readable(path), None, self.root / path)
 
     def identity(self) -> dict[str, Any]:
-        """Names and labels, not where the folder lies."""
+        """Names, sizes and labels, not where the folder lies; what is not there has size -1."""
         labels: Sequence[int | None] = self.labels or [None] * len(self.paths)
-        pairs = (f"{path} {label}" for path, label in zip(self.paths, labels, strict=True))
-        return {"kind": self.kind, "samples": self.length, "digest": digest(pairs)}
+        root = str(self.root)
+        lines = (
+            f"{path} {_size(os.path.join(root, path))} {label}"  # noqa: PTH118 - likewise
+            for path, label in zip(self.paths, labels, strict=True)
+        )
+        return {"kind": self.kind, "samples": self.length, "digest": digest(lines)}
 
 
 @dataclass
@@ -137,6 +156,10 @@ class Chosen(Source):
     def item(self, number: int) -> Item:
         """The sample with that number among the chosen."""
         return self.source.item(self.numbers[number])
+
+    def name(self, number: int) -> str:
+        """The id of the sample with that number among the chosen."""
+        return self.source.name(self.numbers[number])
 
     def identity(self) -> dict[str, Any]:
         """The source's, and which samples."""
@@ -169,16 +192,31 @@ def take(source: Source, count: int) -> Source:
         if source.length <= count:
             return source
         return Chosen(source, spread(count, source.length))
-    items = (item for shard in range(len(source.shards)) for item in _to_its_end(source, shard))
+    items = (item for shard in range(len(source.shards)) for item in to_its_end(source, shard))
     return Held(source, list(islice(items, count)))
 
 
-def _to_its_end(source: Source, shard: int) -> Iterator[Item]:
-    """The samples of a shard; where it breaks off, that is the last of them."""
+def item_or_fault(source: Source, number: int) -> Item:
+    """The sample with that number; a faulty one where it cannot be had."""
+    try:
+        return source.item(number)
+    except DataError as error:
+        return Item(source.name(number), None, b"", str(error))
+
+
+def to_its_end(source: Source, shard: int) -> Iterator[Item]:
+    """The samples of a shard; where it breaks off, a faulty one is the last of them."""
     try:
         yield from source.items(shard)
     except DataError as error:
         yield Item(source.shards[shard], None, b"", str(error))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a Path for each costs more than the call
+    except (OSError, ValueError):  # no name of a file
+        return -1
 
 
 def readable(name: str) -> str:
@@ -196,7 +234,7 @@ def digest(lines: Iterable[str]) -> str:
 
 def open_source(
     data: str | Path,
-    classes: int | None = None,
+    classes: Classes = None,
     *,
     clips: bool = False,
     root: str | Path | None = None,
@@ -215,7 +253,8 @@ def open_source(
             - `NAME:SPLIT` or `hfds/NAME[/CONFIG][:SPLIT[:LABEL]]`, a data set of the Hugging Face
               hub, and the column of its labels where it has several. `:SPLIT` fits a saved folder
               too.
-        classes: how many classes the host has, for labels; None where it does not classify.
+        classes: the host's, for labels: its names of them in order, which labels with names are
+            found by; how many where it has none; None where it does not classify.
         clips: the host takes clips: videos are looked for in folders, and taken as files.
         root: the folder that relative paths in a list start from; None for the list's own.
 
@@ -232,13 +271,14 @@ def open_source(
         return _open_directory(path, classes, clips)
     if os.path.lexists(path):
         if listed:
-            return folders.open_list(path, classes, Path(root) if root else None, clips=clips)
+            start = Path(root) if root else None
+            return folders.open_list(path, count_of(classes), start, clips=clips)
         if folders.suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
             return folders.open_file(path, clips=clips)
     if not clips and objects.is_address(text) and not shards.is_shard(text):
         return objects.open_objects(text)
     if not clips and shards.names_shards(text):
-        return shards.open_shards(text, classes)
+        return shards.open_shards(text, count_of(classes))
     if not clips and huggingface.names_data_set(text):
         return huggingface.open_data_set(text, classes)
     what = "is none of these" if os.path.lexists(path) else "does not exist"
@@ -246,7 +286,7 @@ def open_source(
     raise DataError(f"expected {kinds}, {text} {what}")
 
 
-def _open_directory(path: Path, classes: int | None, clips: bool) -> Source:
+def _open_directory(path: Path, classes: Classes, clips: bool) -> Source:
     from papr.evaluate import folders, huggingface, shards
 
     if not clips and huggingface.is_saved(path):
@@ -255,7 +295,7 @@ def _open_directory(path: Path, classes: int | None, clips: bool) -> Source:
     if not clips and not seen.of(SUFFIXES):
         inside = [str(path / file) for file in seen.files]
         if found := [file for file in inside if shards.is_shard(file)]:
-            return shards.open_files(found, classes)
+            return shards.open_files(found, count_of(classes))
         if found := [file for file in inside if file.endswith(".parquet")]:
             return huggingface.open_tables(found, classes)
     return folders.open_folder(path, classes, clips=clips, seen=seen)
