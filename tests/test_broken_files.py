@@ -135,7 +135,7 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
         "no end.jpg": (jpeg[:-40], "truncated"),
         "head only.jpg": (jpeg[:30], "cannot read the image"),
         "hole.png": (bytes(hole), "cannot read the image"),
-        "empty.jpg": (b"", "it is none, or of a kind that Pillow does not know"),
+        "empty.jpg": (b"", "it is empty"),
         "text.jpg": (b"<html>404</html>", "it is none, or of a kind that Pillow does not know"),
         "bomb.png": (png_by_hand(20000, 20000, 8, 2, b""), "decompression bomb"),
         "large and cut.png": (png_by_hand(9000, 9000, 8, 0, b"\0"), "cannot read the image"),
