@@ -1,0 +1,59 @@
+"""Sources of tiny pictures, and what a loader makes of them."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from papr.evaluate.loading import Batch, Plan, Skipped, loader
+from papr.evaluate.sources import Item, Source
+from papr.images import load_image
+
+
+def png(level: int) -> bytes:
+    """A picture of one grey."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (level,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+def level(item: Item) -> int:
+    return int(np.asarray(load_image(item.content))[0, 0, 0])
+
+
+def prepare(item: Item) -> Tensor:
+    return torch.tensor([[float(level(item))]])
+
+
+def everything(source: Source, **options) -> list[Batch]:
+    """All batches of a source, by its loader, in order."""
+    plan = Plan(2, 4)
+    work = list(range(len(source.shards))) if source.length is None else plan.parts(source)
+    return list(loader(source, plan, work, prepare, workers=0, **options))
+
+
+def rows(batches: Iterable[Batch]) -> list[tuple[int, int, str, int | None, float]]:
+    return sorted(
+        (batch.part.shard, position, name, label, pixel)
+        for batch in batches
+        if batch.pixels is not None
+        for position, name, label, pixel in zip(
+            batch.positions, batch.ids, batch.labels, batch.pixels[:, 0].tolist(), strict=True
+        )
+    )
+
+
+def skips(batches: Iterable[Batch]) -> list[Skipped]:
+    return [sample for batch in batches for sample in batch.skipped]
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(len(name)))
+    return root
