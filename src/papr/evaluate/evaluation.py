@@ -15,7 +15,7 @@ from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan, usual_batch
 from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, default_folder, identify, run
 from papr.evaluate.sources import Source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
@@ -75,26 +75,25 @@ def evaluate(
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
     folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
-    with joined() as ranks:
+    with joined() as ranks, claimed(folder, configuration, ranks):
         run(
             folder,
             data,
             prepare,
             Evaluator(found, keys, weight.device, weight.dtype),
-            configuration,
             plan,
             workers=workers,
             ranks=ranks,
             pin=weight.is_cuda,
             watch=watch,
         )
-        report: Report | None = None
-        if ranks.first:
+
+        def finish() -> Report:
             report = _report(folder, data, host, found, keys)
             write_json(folder.path / SUMMARY, report.to_dict())
-        report = ranks.agree(report)
-    assert report is not None
-    return report
+            return report
+
+        return ranks.first_does(finish)
 
 
 def describe(
