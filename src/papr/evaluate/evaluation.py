@@ -13,7 +13,7 @@ from papr.errors import ConfigError
 from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
 from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan, usual_batch
-from papr.evaluate.preparing import open_for, prepare_for
+from papr.evaluate.preparing import in_words, libraries, open_for, prepare_for
 from papr.evaluate.ranks import joined
 from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, default_folder, identify, run
 from papr.evaluate.sources import Source
@@ -99,15 +99,19 @@ def evaluate(
 def describe(
     host: nn.Module, name: str, prepare: Prepare, found: Sequence[Contender]
 ) -> tuple[list[str], dict[str, Any]]:
-    """The fingerprint of each contender, and plain data that says what is run."""
+    """The fingerprint of each contender, and plain data that says what is run.
+
+    Raises:
+        ConfigError: `prepare` does not say what it does.
+    """
     weight = next(host.parameters())
     common = {
         "model": name or type(host).__name__,
         "weights": weights_digest(host),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
-        "prepare": getattr(prepare, "described", None) or repr(prepare),
-        "versions": versions(),
+        "prepare": in_words(prepare),
+        "versions": versions(*libraries(host, prepare)),
     }
     keys = [fingerprint(contender.facts, repr(sorted(common.items()))) for contender in found]
     configuration = common | {
