@@ -132,12 +132,12 @@ def _report(
     macs = [count_macs(contender.model, one) for contender in found]
     costs = {key: (m.host / 1e9, m.proposal / 1e9) for key, m in zip(keys, macs, strict=True)}
     named = {key: contender.name for key, contender in zip(keys, found, strict=True)}
-    results = summarise(folder, named, costs)
+    times = read_times(folder, keys)
+    results = summarise(folder, named, costs, times)
     if not results[0].images:
         skipped = folder.skipped()
         why = f": {skipped[0].reason}" if skipped else ""
         raise ConfigError(f"expected a sample that can be read, got none{why}")
-    times = read_times(folder, keys)
     configuration = folder.configuration()
     assert configuration is not None
     return Report(

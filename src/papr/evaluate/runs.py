@@ -156,11 +156,12 @@ class Folder:
     def times(self) -> Iterator[dict[str, Any]]:
         """What was timed, one line a part; a line that a killed run left unfinished is left out."""
         for path in sorted(self.path.glob("times-*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+            with path.open("rb") as file:  # line by line: it may have hundreds of megabytes
+                for line in file:
+                    try:
+                        yield json.loads(line)
+                    except ValueError:
+                        continue
 
 
 def _ends_a_line(path: Path) -> bool:
