@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import torch
 import torch.distributed as dist
+from typer.testing import CliRunner
 
 import papr
+from papr.cli import app
 from papr.evaluate import evaluate
 from tiny_data import KEEPS, host, pictures
 
@@ -57,3 +60,13 @@ def test_what_one_process_must_refuse_all_refuse(tmp_path: Path) -> None:
     assert refused.startswith("ConfigError: expected an output folder without rows of another")
     assert "batch: 2, now 3" in refused
     assert pq.read_table(tmp_path / "run" / "rows").num_rows == COUNT * (1 + len(KEEPS))
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["tune", "--data", "nowhere"]])
+def test_what_processes_cannot_share_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = CliRunner().invoke(app, [*command, "--model", "no-such-model"])
+    assert isinstance(found.exception, papr.errors.ConfigError)
+    assert f"expected papr {command[0]} in one process, got 2" in str(found.exception)

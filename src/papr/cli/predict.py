@@ -30,6 +30,7 @@ from papr.cli.hosting import (
     Rate,
     Workers,
     open_data,
+    say_why,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 
@@ -101,6 +102,7 @@ def predict(
         num_classes=num_classes,
     )
     loaded = predictor.load()
+    say_why(loaded.weights)
     source = open_data(loaded.host, data, limit)
     with Rate() as bar:
         found = run(
