@@ -210,7 +210,8 @@ def drift(
         ks: of recall@k.
         queries: images to ask with at most, evenly spread; the index is always whole.
         target: recall that an index is worth keeping for, 0 to 1.
-        prepare: decodes a sample; None for what the host's own library does.
+        prepare: decodes a sample, and says how in its `described` or its repr; None for what the
+            host's own library does.
         batch: samples a call; None for 64 on a GPU, 16 elsewhere.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.

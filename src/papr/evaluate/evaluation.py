@@ -52,7 +52,8 @@ def evaluate(
         name: what the host was made by: a timm model, or a folder or hub name of transformers. It
             is what finds the host's own preprocessing.
         rivals: further contenders, such as baselines.
-        prepare: decodes a sample; None for what the host's own library does.
+        prepare: decodes a sample, and says how in its `described` or its repr; None for what the
+            host's own library does.
         batch: samples a call; None for 64 on a GPU, 16 elsewhere, or as many views of videos.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.

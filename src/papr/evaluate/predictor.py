@@ -91,7 +91,8 @@ class Predictor:
         outputs: among "labels", "embeddings", "masks"; columns of the others are left out.
         checkpoint: see `create_host`.
         num_classes: likewise.
-        prepare: decodes a sample; None for what the host's own library does.
+        prepare: decodes a sample, and says how in its `described` or its repr; None for what the
+            host's own library does.
         table: return a pyarrow table, whose columns have a type even where all is null: Ray Data
             needs that to put blocks together.
 
