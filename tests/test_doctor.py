@@ -18,6 +18,7 @@ from papr.cli import app
 from papr.compare import Row
 from papr.evaluate import doctor
 from papr.evaluate.doctor import diagnose, hindrances, stand_in
+from papr.evaluate.loading import usable_cores, usual_workers
 from papr.evaluate.verdicts import (
     Loading,
     Machine,
@@ -251,3 +252,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "Do not bother" in done.output
     assert "reshapes its tokens" in " ".join(done.output.split())
+
+
+def test_loaders_are_counted_by_the_cores_that_may_be_used(monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert usable_cores() == 3
+    assert usual_workers() == 2

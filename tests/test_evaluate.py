@@ -22,6 +22,7 @@ from papr.evaluate.contenders import contenders, names, weights_digest
 from papr.evaluate.loading import make_plan
 from papr.evaluate.runs import Folder, differences
 from papr.evaluate.sources import open_source, take
+from papr.evaluate.summary import read_times
 from papr.later import Merge
 from tiny_data import CLASSES, KEEPS, SIZE, host, pictures
 
@@ -211,6 +212,31 @@ def test_a_line_left_unfinished_is_left_out(tmp_path: Path) -> None:
     assert list(folder.times()) == [{"part": "a"}]
     folder.note_times(0, {"part": "c"})
     assert list(folder.times()) == [{"part": "a"}, {"part": "c"}]
+
+
+def test_the_clock_adds_up_whichever_session_came_last(tmp_path: Path) -> None:
+    def line(part: str, images: list[int], peak: int | None = None) -> dict:
+        seconds = {"d": [0.5 * n for n in images], "p": [0.25 * n for n in images]}
+        found = {"part": part, "images": images, "seconds": seconds, "wall": 2.0, "waited": 1.0}
+        return found | ({"cold": False} if peak is None else {"cold": True, "peak": {"d": peak}})
+
+    sessions = [[line("a", [8, 4], 10), line("b", [8, 8])], [line("c", [], 7), line("b", [8, 2])]]
+    for order in (sessions, sessions[::-1]):
+        folder = Folder(tmp_path / order[0][0]["part"])
+        for session in order:
+            for one in session:
+                folder.note_times(0, one)
+        times = read_times(folder, ["d", "p"])
+        last = order[-1][-1]["images"]
+        assert sorted(times.images) == sorted([4, *last])  # the cold one is out, b is the last's
+        assert all(times.seconds["d"] == 0.5 * times.images)
+        assert all(times.seconds["p"] == 0.25 * times.images)
+        assert times.seconds["d"].dtype == np.float32
+        assert times.peak == {"d": 10}
+        assert (times.wall, times.waited) == (6.0, 3.0)
+    folder = Folder(tmp_path / "cold")
+    folder.note_times(0, line("a", [8], 3))
+    assert list(read_times(folder, ["p"]).images) == [8]  # better than none
 
 
 ARGUMENTS = ["eval", "--model", "test_vit.r160_in1k", "--keep", "1.0,0.5", "--batch", "4"]

@@ -274,6 +274,7 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
     assert "10 samples, 10 of them now" in first.output
     assert "1 could not be read" in first.output
     assert "random" in first.output
+    assert "random weights: " in first.output  # and why
     assert (out / "summary.json").is_file()
     names = pq.read_schema(next((out / "rows").glob("*.parquet"))).names
     expected = [

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from papr.errors import ConfigError
 from papr.evaluate import evaluate
+from papr.evaluate.locks import locked
 from papr.evaluate.runs import Folder
 from tiny_data import CLASSES, KEEPS, Slow, host, pictures
 
@@ -123,3 +125,39 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "run" / "rows" / "00000-000000.parquet").unlink()
     evaluate(host(), data, KEEPS, tmp_path / "run", batch=BATCH, part=PART, workers=0)
     assert [path.name for path in (tmp_path / "run" / "rows").iterdir()] == ["00000-000000.parquet"]
+
+
+def test_a_second_run_is_refused_until_the_first_is_killed(
+    tmp_path: Path, context: ForkServerContext
+) -> None:
+    """By a loader process too, which has the open file of the lock and dies later."""
+    data, out = pictures(tmp_path / "pictures", 100), tmp_path / "run"
+    session = context.Process(target=one_session, args=(data, out, 1))
+    session.start()
+    _wait_for_a_part(out, 0, session)
+    writing, index = out / "rows" / ".00000-000099.parquet.x.parquet", out / ".index-x"
+    writing.write_bytes(b"half a file")
+    index.mkdir()
+    again = {"batch": BATCH, "part": PART, "workers": 0, "prepare": Slow(0.0)}
+    with pytest.raises(ConfigError, match="another process is running here"):
+        evaluate(host(), data, KEEPS, out, **again)
+    assert session.is_alive()
+    assert writing.exists()
+    assert index.exists()
+    session.kill()
+    session.join()
+    report = evaluate(host(), data, KEEPS, out, **again)
+    assert report.results[0].images == 100
+    assert not writing.exists()
+    assert not index.exists()
+
+
+def test_where_nothing_can_be_locked_a_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path), locked(tmp_path):
+        pass

@@ -1,7 +1,9 @@
 """The device that runs, and the versions: what must stand beside every stored figure."""
 
+import contextlib
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,18 @@ import torch
 
 import papr
 from papr.errors import ConfigError
+
+#: That read, decode, resize or make hosts, where they are installed.
+_PACKAGES = (
+    "pillow",
+    "torchvision",
+    "transformers",
+    "av",
+    "torchcodec",
+    "pyarrow",
+    "datasets",
+    "webdataset",
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -48,17 +62,21 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
-    """Of what answers depend on."""
+def versions(*packages: str) -> dict[str, str]:
+    """Of papr, torch and timm, and of those of other packages that are installed."""
     import timm
 
-    return {"papr": papr.__version__, "torch": torch.__version__, "timm": timm.__version__}
+    found = {"papr": papr.__version__, "torch": torch.__version__, "timm": timm.__version__}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and machine, to lie beside every stored figure."""
     return {
-        **versions(),
+        **versions(*_PACKAGES),
         "python": platform.python_version(),
         "device": describe_device(device),
         "cpus": os.cpu_count(),

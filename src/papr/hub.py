@@ -37,9 +37,19 @@ VIDEO_HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vjepa2_large": ("VJEPA2Config", {"frames_per_clip": 16}),
 }
 
-
 #: Of models of images and texts, what embeds images: the class they were saved as -> its tower.
 _TOWERS = {"CLIPModel": "CLIPVisionModelWithProjection", "SiglipModel": "SiglipVisionModel"}
+
+
+class Weights(str):
+    """What a host's weights are, in one word; `why` says why they are "random", in one line."""
+
+    why = ""
+
+    def because(self, why: str) -> "Weights":
+        """The same with a reason."""
+        self.why = why
+        return self
 
 
 def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -129,7 +139,7 @@ def create_classifier(
 
     Returns:
         The host, and what its weights are: "pretrained", "checkpoint", or "random" where those of
-        a timm or torchvision model cannot be had; the same ones every time.
+        a timm or torchvision model cannot be had (`Weights.why`); the same ones every time.
 
     Raises:
         ConfigError: the name is unknown, transformers is missing, or weights are out of reach or
@@ -228,13 +238,14 @@ def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tup
             hint = "; is it --num-classes?" if classes is None and "size mismatch" in reason else ""
             raise ConfigError(f"cannot load {checkpoint} into {name}: {reason}{hint}") from None
         return host.eval(), "checkpoint"
+    why = f"a classifier of {classes} classes was asked for without a checkpoint"
     if classes is None:
         try:
             return create(name, pretrained=True).eval(), "pretrained"
-        except Exception:  # whatever the hub's HTTP stack of the day raises
-            pass
+        except Exception as error:  # whatever the hub's HTTP stack of the day raises
+            why = one_line(error)
     with _same_draws():
-        return create(name, pretrained=False, **own).eval(), "random"
+        return create(name, pretrained=False, **own).eval(), Weights("random").because(why)
 
 
 def _create_torchvision(name: str) -> tuple[nn.Module, str]:
@@ -244,13 +255,14 @@ def _create_torchvision(name: str) -> tuple[nn.Module, str]:
         raise ConfigError(f"expected the name of a torchvision model after the slash, got {name!r}")
     weights = get_model_weights(name).DEFAULT
     try:
-        if downloaded(weights.url).is_file() or reachable(weights.url):
-            with torch.random.fork_rng(devices=[]):
-                return get_model(name, weights=weights).eval(), "pretrained"
-    except Exception:  # an HTTP error, or a file that does not fit its hash
-        pass
+        if not downloaded(weights.url).is_file():
+            check_reachable(weights.url)
+        with torch.random.fork_rng(devices=[]):
+            return get_model(name, weights=weights).eval(), "pretrained"
+    except Exception as error:  # an HTTP error, or a file that does not fit its hash
+        why = one_line(error)
     with _same_draws():
-        return get_model(name, weights=None).eval(), "random"
+        return get_model(name, weights=None).eval(), Weights("random").because(why)
 
 
 @contextlib.contextmanager

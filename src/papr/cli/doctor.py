@@ -20,7 +20,7 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
-from papr.cli.hosting import Device, Dtype, Workers
+from papr.cli.hosting import Device, Dtype, Workers, check_alone
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
@@ -81,6 +81,7 @@ def doctor(
     """
     from papr.evaluate.doctor import diagnose, turns, usual_batches  # needs the extra `eval`
 
+    check_alone("doctor")
     keeps = [k for k in parse_keeps(keep) if k < 1]
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")

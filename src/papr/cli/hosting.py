@@ -13,6 +13,7 @@ from torch import nn
 
 from papr.cli.common import DTYPES, errors, out, parse_list
 from papr.environment import pick_device
+from papr.errors import ConfigError
 from papr.hub import VIDEO_HOSTS, create_host
 from papr.video import POLICIES
 
@@ -93,7 +94,16 @@ def make_host(
     kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
     target = pick_device(device)
     host, weights = create_host(model, checkpoint, num_classes)
+    say_why(weights)
     return host.to(device=target, dtype=kind), weights
+
+
+def say_why(weights: str) -> None:
+    """Print why weights are random where others were wanted."""
+    why = getattr(weights, "why", "")
+    if why and first():
+        text = f"random weights: {why}"
+        errors.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def open_data(
@@ -110,6 +120,16 @@ def open_data(
 def first() -> bool:
     """Whether this process speaks: alone, or the first that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def check_alone(command: str) -> None:
+    """See that this is the only process, of a command whose work processes cannot share."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise ConfigError(
+            f"expected papr {command} in one process, got {world} of torchrun's: each would do all "
+            "the work and write the same files"
+        )
 
 
 def say(text: str) -> None:

@@ -36,6 +36,7 @@ from papr.cli.hosting import (
     Workers,
     open_data,
     say,
+    say_why,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 from papr.environment import describe_device
@@ -120,6 +121,7 @@ def predict(
         views=views,
     )
     loaded = predictor.load()
+    say_why(loaded.weights)
     source = open_data(loaded.host, data, limit, root)
     say(
         f"{model} ({loaded.weights} weights), {_pruned(pruning)}, "

@@ -18,6 +18,7 @@ from papr.cli.hosting import (
     Model,
     NumClasses,
     Workers,
+    check_alone,
     make_host,
     open_data,
     say,
@@ -96,6 +97,7 @@ def tune(
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.tuning import tune as run
 
+    check_alone("tune")
     check_file(out_file, "--out")
     check_file(json_file, "--json")
     sizes, names = parse_sizes(proposal_sizes), parse_list(proposals, str, "--proposals")

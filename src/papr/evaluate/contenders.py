@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from papr.errors import ConfigError
 from papr.graft import states
 from papr.hosts.state import HostState
 from papr.proposals import Proposal, as_proposal
+from papr.proposals.clip_nets import is_checkpoint
 from papr.pruning import prune, selection, unprune, unwrap
 from papr.twins import twin
 
@@ -81,12 +84,19 @@ def check_distinct(found: list[Contender]) -> list[Contender]:
 
 
 def facts_of(config: PruneConfig) -> dict[str, Any]:
-    """A configuration as plain data; a network that looks first by its class and a fingerprint.
+    """A configuration as plain data; a network that looks first by its name and a fingerprint.
+
+    Of a checkpoint that is its content's: where the file lies changes no answer.
 
     Raises:
         ConfigError: the proposal is a callable, of which nobody can say what it depends on.
+        ProposalError: its checkpoint cannot be read.
     """
     who = config.proposal
+    if isinstance(who, str | os.PathLike) and is_checkpoint(os.fspath(who)):
+        name = as_proposal(who).name
+        content = hashlib.sha256(Path(os.fspath(who)).read_bytes()).hexdigest()[:8]
+        return replace(config, proposal=f"{name}-{content}").to_dict()
     if isinstance(who, Proposal | nn.Module):
         who = as_proposal(who)
     if not isinstance(who, Proposal) or who.net is None:

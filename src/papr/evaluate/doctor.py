@@ -1,7 +1,6 @@
 """Measure a host, its proposal and its loader on this machine, and say whether pruning pays."""
 
 import io
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from papr.compare import compare
 from papr.config import DEFAULT_PROPOSAL, ProposalSize, Triple
 from papr.environment import environment
 from papr.errors import ConfigError, PaprError
-from papr.evaluate.loading import Prepare, usual_workers
+from papr.evaluate.loading import Prepare, usable_cores, usual_workers
 from papr.evaluate.preparing import ImageFile, open_for, prepare_for
 from papr.evaluate.sources import DataError, Item, Source, take
 from papr.evaluate.verdicts import (
@@ -194,13 +193,6 @@ def usual_batches(host: nn.Module) -> Sequence[int]:
     if len(pixel_shape(host)) == 4:
         return CLIP_BATCHES
     return BATCHES.get(next(host.parameters()).device.type, BATCHES["cuda"])
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _opened(data: Source | str | Path, host: nn.Module) -> Source:

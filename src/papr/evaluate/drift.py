@@ -24,7 +24,16 @@ from papr.evaluate.loading import Batch, Prepare, Skipped, make_plan, usual_batc
 from papr.evaluate.nearest import SLACK, found_again, search
 from papr.evaluate.preparing import open_for, prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
+from papr.evaluate.runs import (
+    PASSING,
+    SUMMARY,
+    Folder,
+    Watch,
+    claimed,
+    default_folder,
+    identify,
+    run,
+)
 from papr.evaluate.sources import Source
 from papr.files import write_json
 from papr.measure import spread
@@ -201,7 +210,8 @@ def drift(
         ks: of recall@k.
         queries: images to ask with at most, evenly spread; the index is always whole.
         target: recall that an index is worth keeping for, 0 to 1.
-        prepare: decodes a sample; None for what the host's own library does.
+        prepare: decodes a sample, and says how in its `described` or its repr; None for what the
+            host's own library does.
         batch: samples a call; None for 64 on a GPU, 16 elsewhere.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.
@@ -227,21 +237,20 @@ def drift(
     configuration |= identify(data, plan)
     folder = Folder(Path(out) if out is not None else default_folder("papr-drift", configuration))
     answer = Embedder(found, keys, host, output)
-    with joined() as ranks:
+    with joined() as ranks, claimed(folder, configuration, ranks):
         run(
             folder,
             data,
             prepare,
             answer,
-            configuration,
             plan,
             workers=workers,
             ranks=ranks,
             pin=weight.is_cuda,
             watch=watch,
         )
-        report: Drift | None = None
-        if ranks.first:
+
+        def finish() -> Drift:
             names = {key: one.name for key, one in zip(keys, found, strict=True)}
             figures = _figures(folder, names, ks, queries, weight.device)
             report = Drift(
@@ -255,9 +264,9 @@ def drift(
                 environment=environment(weight.device),
             )
             write_json(folder.path / SUMMARY, report.to_dict())
-        report = ranks.agree(report)
-    assert report is not None
-    return report
+            return report
+
+        return ranks.first_does(finish)
 
 
 def _check(ks: Sequence[int], queries: int, target: float) -> list[int]:
@@ -274,7 +283,7 @@ def _figures(
     folder: Folder, names: dict[str, str], ks: Sequence[int], queries: int, device: torch.device
 ) -> dict[str, Any]:
     """The figures of a finished run: fingerprint -> name in, the dense host first."""
-    with tempfile.TemporaryDirectory(prefix=".index-", dir=folder.path) as place:
+    with tempfile.TemporaryDirectory(prefix=PASSING, dir=folder.path) as place:
         dense, *others = _arrays(folder, list(names), Path(place))
         _check_count(dense, ks, folder)
         asked = torch.tensor(spread(queries, len(dense)))

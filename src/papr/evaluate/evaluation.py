@@ -13,9 +13,9 @@ from papr.errors import ConfigError
 from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
 from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan, usual_batch
-from papr.evaluate.preparing import open_for, prepare_for
+from papr.evaluate.preparing import in_words, libraries, open_for, prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, default_folder, identify, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, default_folder, identify, run
 from papr.evaluate.sources import Source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
@@ -52,7 +52,8 @@ def evaluate(
         name: what the host was made by: a timm model, or a folder or hub name of transformers. It
             is what finds the host's own preprocessing.
         rivals: further contenders, such as baselines.
-        prepare: decodes a sample; None for what the host's own library does.
+        prepare: decodes a sample, and says how in its `described` or its repr; None for what the
+            host's own library does.
         batch: samples a call; None for 64 on a GPU, 16 elsewhere, or as many views of videos.
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.
@@ -75,40 +76,43 @@ def evaluate(
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
     folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
-    with joined() as ranks:
+    with joined() as ranks, claimed(folder, configuration, ranks):
         run(
             folder,
             data,
             prepare,
             Evaluator(found, keys, weight.device, weight.dtype),
-            configuration,
             plan,
             workers=workers,
             ranks=ranks,
             pin=weight.is_cuda,
             watch=watch,
         )
-        report: Report | None = None
-        if ranks.first:
+
+        def finish() -> Report:
             report = _report(folder, data, host, found, keys)
             write_json(folder.path / SUMMARY, report.to_dict())
-        report = ranks.agree(report)
-    assert report is not None
-    return report
+            return report
+
+        return ranks.first_does(finish)
 
 
 def describe(
     host: nn.Module, name: str, prepare: Prepare, found: Sequence[Contender]
 ) -> tuple[list[str], dict[str, Any]]:
-    """The fingerprint of each contender, and plain data that says what is run."""
+    """The fingerprint of each contender, and plain data that says what is run.
+
+    Raises:
+        ConfigError: `prepare` does not say what it does.
+    """
     weight = next(host.parameters())
     common = {
         "model": name or type(host).__name__,
         "weights": weights_digest(host),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
-        "prepare": getattr(prepare, "described", None) or repr(prepare),
-        "versions": versions(),
+        "prepare": in_words(prepare),
+        "versions": versions(*libraries(host, prepare)),
     }
     keys = [fingerprint(contender.facts, repr(sorted(common.items()))) for contender in found]
     configuration = common | {
@@ -129,12 +133,12 @@ def _report(
     macs = [count_macs(contender.model, one) for contender in found]
     costs = {key: (m.host / 1e9, m.proposal / 1e9) for key, m in zip(keys, macs, strict=True)}
     named = {key: contender.name for key, contender in zip(keys, found, strict=True)}
-    results = summarise(folder, named, costs)
+    times = read_times(folder, keys)
+    results = summarise(folder, named, costs, times)
     if not results[0].images:
         skipped = folder.skipped()
         why = f": {skipped[0].reason}" if skipped else ""
         raise ConfigError(f"expected a sample that can be read, got none{why}")
-    times = read_times(folder, keys)
     configuration = folder.configuration()
     assert configuration is not None
     return Report(

@@ -193,9 +193,16 @@ class _Streamed(IterableDataset[Batch]):
             first, waiting = stop, following
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: in a container, or pinned, fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def usual_workers() -> int:
     """Processes that decode unless told otherwise: one less than there are cores, 1 to 8."""
-    return min(8, max(1, (os.cpu_count() or 2) - 1))
+    return min(8, max(1, usable_cores() - 1))
 
 
 def loader(

@@ -15,7 +15,7 @@ from papr.evaluate.loading import Batch, Plan, Skipped, make_plan, usual_batch
 from papr.evaluate.predictor import Predictor
 from papr.evaluate.preparing import open_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, identify, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, identify, run
 from papr.evaluate.sources import Source
 from papr.files import write_json
 
@@ -153,15 +153,14 @@ def _run_local(
 ) -> tuple[int, list[Skipped], int, dict[str, Any]]:
     """Rows in all, those without an answer, those of this session, the whole configuration."""
     device = predictor.load().device.type
-    folder = Folder(out)
-    with joined() as ranks:
-        before = ranks.agree(folder.count() if ranks.first else None)
+    folder, configuration = Folder(out), configuration | {"device": device}
+    with joined() as ranks, claimed(folder, configuration, ranks):
+        before = ranks.first_does(folder.count)
         run(
             folder,
             data,
             predictor.load().prepare,
             Rows(predictor),
-            configuration | {"device": device},
             plan,
             workers=workers,
             ranks=ranks,

@@ -14,10 +14,10 @@ from papr.config import PruneConfig
 from papr.environment import pick_device, versions
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, classifier_path
-from papr.evaluate.contenders import weights_digest
+from papr.evaluate.contenders import facts_of, weights_digest
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Batch, Part, Prepare, Skipped, make_batch
-from papr.evaluate.preparing import prepare_for
+from papr.evaluate.preparing import in_words, libraries, prepare_for
 from papr.evaluate.sources import Item
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
@@ -92,7 +92,8 @@ class Predictor:
         outputs: among "labels", "embeddings", "masks"; columns of the others are left out.
         checkpoint: see `create_host`.
         num_classes: likewise.
-        prepare: decodes a sample; None for what the host's own library does.
+        prepare: decodes a sample, and says how in its `described` or its repr; None for what the
+            host's own library does.
         views: of a video, where nothing else prepares it; see `prepare_for`.
         table: return a pyarrow table, whose columns have a type even where all is null: Ray Data
             needs that to put blocks together.
@@ -185,10 +186,10 @@ class Predictor:
             "model": self.name,
             "weights": loaded.digest,
             "dtype": self.dtype,
-            "pruning": None if self.config is None else self.config.to_dict(),
+            "pruning": None if self.config is None else facts_of(self.config),
             "outputs": list(self.outputs),
-            "prepare": getattr(loaded.prepare, "described", None) or repr(loaded.prepare),
-            "versions": versions(),
+            "prepare": in_words(loaded.prepare),
+            "versions": versions(*libraries(loaded.host, loaded.prepare)),
         }
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """From a file to what the host takes, as the host's own library does it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,14 +13,18 @@ from torch import Tensor, nn
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ConfigError, VideoError, one_line
 from papr.evaluate.answers import class_count, class_names
+from papr.evaluate.loading import Prepare
 from papr.evaluate.sources import Item, Source, open_source
 from papr.hosts.inputs import pixel_shape
 from papr.hub import load_processor, video_statistics
 from papr.images import ImageError, check_shape, load_image
 from papr.video import POLICIES, Policy, open_video, read_views, views
+from papr.video.decoding import usable
 
 #: An upright RGB image to normalised pixels (3, H, W).
 Transform = Callable[[Image.Image], Tensor]
+#: In the words for a transform: where it lies in memory, or torchvision's name for any function.
+_UNSAID = re.compile(r" at 0x[0-9a-fA-F]+|\bLambda\(\)|\bLambda\([^()]*types=")
 
 
 @dataclass
@@ -66,7 +71,9 @@ class VideoFile:
         mean: what the host's pixels are normalised with.
         std: likewise.
         backend: who decodes; see `papr.video.open_video`.
-        described: all that in words, for the configuration of a run.
+        described: all that in words, for the configuration of a run. Of the backend it says which
+            are tried, in order: for "auto" those installed here, and each file then falls back to
+            the second in the same way every time.
     """
 
     policy: Policy
@@ -76,8 +83,14 @@ class VideoFile:
     described: str = field(default="")
 
     def __post_init__(self) -> None:
-        facts = f"{self.policy}, mean={self.mean}, std={self.std}, backend={self.backend}"
+        tried = " then ".join(self.backends) or "none"
+        facts = f"{self.policy}, mean={self.mean}, std={self.std}, backend={tried}"
         self.described = self.described or facts
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Who decodes here, in the order in which they are tried."""
+        return usable(self.backend)
 
     @property
     def views(self) -> int:
@@ -97,6 +110,32 @@ class VideoFile:
             check_shape(video.width, video.height, "a video")
             chosen = views(self.policy, video.frames, video.height, video.width)
             return read_views(video, chosen, self.mean, self.std)
+
+
+def in_words(prepare: Prepare) -> str:
+    """What `prepare` does, in words that are the same in every process and differ where it does.
+
+    Raises:
+        ConfigError: it does not say: a function, or a transform that holds one.
+    """
+    found = str(getattr(prepare, "described", None) or repr(prepare))
+    unsaid = _UNSAID.search(found)
+    if unsaid:
+        raise ConfigError(
+            "expected preprocessing that says what it does, since a run is known by it, got "
+            f"{found[:200]}: give it an attribute `described`, or ImageFile(described=...)"
+        )
+    return found
+
+
+def libraries(host: nn.Module, prepare: Prepare) -> list[str]:
+    """The packages that decode, resize and make the host, beside torch and timm."""
+    made_of = {type(module).__module__.partition(".")[0] for module in host.modules()}
+    backends = getattr(prepare, "backends", None)
+    packages = {"torchcodec": "torchcodec", "pyav": "av"}
+    decoding = ["pillow"] if backends is None else [packages[name] for name in backends]
+    # timm's transforms are torchvision's
+    return [*decoding, "torchvision", *(made_of & {"transformers"})]
 
 
 def takes_clips(host: nn.Module) -> bool:

@@ -1,13 +1,15 @@
 """Several processes on one run, as `torchrun` starts them: who has which part of the work."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+from papr.errors import PaprError, one_line
 
 _T = TypeVar("_T")
 _PATIENCE = timedelta(days=30)  # the slowest may be hours behind; a dead one ends all by torchrun
@@ -43,6 +45,32 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, plain data, by rank, for all."""
+        found = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(found, value)
+        return found
+
+    def first_does(self, work: Callable[[], _T]) -> _T:
+        """What `work` returns in the first process, for all; what it raises there, all raise.
+
+        Otherwise the others would wait for one that is gone, and end in errors of the network's.
+        """
+        value: Any = None
+        if self.first:
+            try:
+                value = work()
+            except Exception as error:
+                ours = error if isinstance(error, PaprError) else PaprError(one_line(error))
+                self.agree((None, ours))
+                raise
+        value, theirs = self.agree((value, None))
+        if theirs is not None:
+            raise theirs
+        result: _T = value
+        return result
 
     def wait(self) -> None:
         """Until all are here."""

@@ -6,6 +6,7 @@ A run owns a folder:
     rows/SHARD-PART.parquet  one row a sample (and contender), each file whole or not there
     times-RANK.jsonl         seconds of each finished part, one line each, appended
     summary.json             the figures, when all rows are there
+    .lock                    held while a run is going on
 
 Work is divided into parts (see `loading`); a part's rows are written in one atomic step when its
 last batch is answered. So a killed run loses the parts that were open, at most one for each process
@@ -16,8 +17,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +30,7 @@ import pyarrow.parquet as pq
 
 from papr.errors import ConfigError, one_line
 from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, loader
+from papr.evaluate.locks import locked
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.sources import Source
 from papr.files import atomic, check_folder, write_json
@@ -35,6 +39,8 @@ _META = b"papr"
 #: Samples done since the last call, and how many there are to do, or None.
 Watch = Callable[[int, int | None], object]
 CONFIGURATION, ROWS, SUMMARY = "configuration.json", "rows", "summary.json"
+#: Folders inside a run's that nobody needs once it has ended.
+PASSING = ".index-"
 
 
 class Answer(Protocol):
@@ -64,8 +70,8 @@ class Folder:
         """The folder of the Parquet files."""
         return self.path / ROWS
 
-    def claim(self, configuration: dict[str, Any]) -> None:
-        """Say what is run here, or see that it is what was run before.
+    def check(self, configuration: dict[str, Any]) -> bool:
+        """Whether nothing is run here yet; False where it is this configuration.
 
         Raises:
             ConfigError: there are rows of another configuration, or of nobody knows what; the
@@ -74,10 +80,22 @@ class Folder:
         check_folder(self.path, "the output folder")
         found = self.configuration()
         rows = self.rows.is_dir() and any(self.rows.iterdir())
-        if check_claim(found, configuration, rows, str(self.path)):
+        return check_claim(found, configuration, rows, str(self.path))
+
+    def claim(self, configuration: dict[str, Any]) -> None:
+        """Say what is run here, or see that it is what was run before; sweep what a kill left.
+
+        To be called while the folder is `locked`.
+
+        Raises:
+            ConfigError: as of `check`.
+        """
+        if self.check(configuration):
             write_json(self.path / CONFIGURATION, configuration)
-        for left in self.rows.glob(".*.parquet"):  # of a part that a killed run was writing
+        for left in self.rows.glob(".*.parquet"):  # of a part that was being written
             left.unlink(missing_ok=True)
+        for left in self.path.glob(f"{PASSING}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def configuration(self) -> dict[str, Any] | None:
         """What is run here; None where nothing is.
@@ -138,11 +156,12 @@ class Folder:
     def times(self) -> Iterator[dict[str, Any]]:
         """What was timed, one line a part; a line that a killed run left unfinished is left out."""
         for path in sorted(self.path.glob("times-*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+            with path.open("rb") as file:  # line by line: it may have hundreds of megabytes
+                for line in file:
+                    try:
+                        yield json.loads(line)
+                    except ValueError:
+                        continue
 
 
 def _ends_a_line(path: Path) -> bool:
@@ -156,16 +175,16 @@ def _meta(schema: pa.Schema) -> dict[str, Any]:
     return found
 
 
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
+def differences(old: Any, new: Any, name: str = "", now: str = "now") -> list[str]:
     """What differs between two configurations, one line each: "name: old, now new"."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
         inner = [(f"{name}.{key}" if name else key, old.get(key), new.get(key)) for key in keys]
-        return [line for path, a, b in inner if a != b for line in differences(a, b, path)]
+        return [line for path, a, b in inner if a != b for line in differences(a, b, path, now)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [line for i, (a, b) in pairs if a != b for line in differences(a, b, f"{name}[{i}]")]
-    return [f"{name}: {json.dumps(old)[:120]}, now {json.dumps(new)[:120]}"]
+        inner = [(f"{name}[{i}]", a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
+        return [line for path, a, b in inner if a != b for line in differences(a, b, path, now)]
+    return [f"{name}: {json.dumps(old)[:120]}, {now} {json.dumps(new)[:120]}"]
 
 
 def check_claim(
@@ -209,6 +228,36 @@ def default_folder(root: str, configuration: dict[str, Any]) -> Path:
     return Path(root) / f"{name}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
+@contextmanager
+def claimed(folder: Folder, configuration: dict[str, Any], ranks: Ranks) -> Iterator[None]:
+    """A folder as this run's and nobody else's, for as long as the block lasts.
+
+    Args:
+        folder: the run's.
+        configuration: plain data, everything that rows depend on; `identify` gives the part of
+            the source and the plan.
+        ranks: this process among those of the run; every one of them raises what one does.
+
+    Raises:
+        ConfigError: the processes do not have one configuration (a download failed in one of them,
+            or they see other files), the folder has rows of another, or another run holds it.
+    """
+    first, *others = ranks.gather(json.loads(json.dumps(configuration)))
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            unlike = "; ".join(differences(first, other, now=f"in process {rank}"))
+            raise ConfigError(f"expected one configuration in all processes, got {unlike}")
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            folder.check(configuration)  # before anything is made in it
+            stack.enter_context(locked(folder.path))
+            folder.claim(configuration)
+
+        ranks.first_does(claim)
+        yield
+
+
 @dataclass
 class _Open:
     """A part whose rows are coming in."""
@@ -222,7 +271,6 @@ def run(
     source: Source,
     prepare: Prepare,
     answer: Answer,
-    configuration: dict[str, Any],
     plan: Plan,
     *,
     workers: int | None = None,
@@ -233,29 +281,22 @@ def run(
     """Answer every sample that has no row yet. All rows are there when this returns.
 
     Args:
-        folder: the run's.
+        folder: the run's, `claimed`.
         source: what is read.
         prepare: decodes a sample.
         answer: makes rows of a batch.
-        configuration: plain data, everything that rows depend on; `identify` gives the part of
-            the source and the plan.
         plan: how the source is cut.
         workers: processes that decode ahead; see `loading.loader`.
         ranks: this process among those of the run; None where it is alone.
         pin: see `loading.loader`.
         watch: called with samples done since the last call and how many this process has to do in
             all, or None where only reading tells; first with those found done.
-
-    Raises:
-        ConfigError: the folder has rows of another configuration.
     """
     ranks = ranks or Ranks()
-    if ranks.first:
-        folder.claim(configuration)
-    done: set[Part] = ranks.agree({part for part, _ in folder.parts()} if ranks.first else None)
+    done = ranks.first_does(lambda: {part for part, _ in folder.parts()})
     work: list[Any]
     if source.length is None:
-        finished = ranks.agree(folder.finished_shards() if ranks.first else None)
+        finished = ranks.first_does(folder.finished_shards)
         work = [shard for shard in range(len(source.shards)) if shard not in finished]
     else:
         work = [part for part in plan.parts(source) if part not in done]

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -90,20 +91,25 @@ class _Sums:
             self.right5 += label in best
 
 
+Floats = np.ndarray[
+    Any, np.dtype[np.float32]
+]  # of a million batches: Python's take 8 times as much
+
+
 @dataclass(frozen=True)
 class Times:
     """What the lines of a run's clock add up to.
 
     Attributes:
-        seconds: fingerprint -> seconds of each batch.
+        seconds: fingerprint -> seconds of each batch, float32.
         images: samples in each batch.
-        peak: fingerprint -> bytes.
+        peak: fingerprint -> bytes, the most that any process or session of the run needed.
         wall: seconds from the first batch asked for to the last written, over all processes.
         waited: of these, seconds spent waiting for the loader.
     """
 
-    seconds: Mapping[str, list[float]]
-    images: list[int]
+    seconds: Mapping[str, Floats]
+    images: Floats
     peak: Mapping[str, int]
     wall: float
     waited: float
@@ -111,28 +117,37 @@ class Times:
 
 def read_times(folder: Folder, keys: Sequence[str]) -> Times:
     """The clock of a run; batches that warmed a process up are left out where there are others."""
-    lines = {line["part"]: line for line in folder.times() if "seconds" in line}.values()
-    seconds: dict[str, list[float]] = {key: [] for key in keys}
-    images: list[int] = []
-    cold_images: list[int] = []
-    cold_seconds: dict[str, list[float]] = {key: [] for key in keys}
+    lines: dict[str, _Line] = {}
     peak: dict[str, int] = {}
-    for line in lines:
-        first = 1 if line["cold"] else 0
-        images += line["images"][first:]
-        cold_images += line["images"][:first]
-        peak |= line.get("peak", {})
-        for key in keys:
-            seconds[key] += line["seconds"][key][first:]
-            cold_seconds[key] += line["seconds"][key][:first]
-    if not images:
-        images, seconds = cold_images, cold_seconds
-    wall, waited = (sum(line[name] for line in lines) for name in ("wall", "waited"))
-    return Times(seconds, images, peak, wall, waited)
+    for line in folder.times():
+        if "seconds" not in line:
+            continue
+        table = np.array([line["images"], *(line["seconds"][key] for key in keys)], np.float32)
+        lines[line["part"]] = _Line(table, line["cold"], line["wall"], line["waited"])
+        for key, used in line.get("peak", {}).items():
+            peak[key] = max(used, peak.get(key, 0))
+    found = lines.values()
+    warm = any(line.table.shape[1] > line.cold for line in found)
+    used = [line.table[:, line.cold :] if warm else line.table for line in found]
+    images, *seconds = np.concatenate([np.empty((1 + len(keys), 0), np.float32), *used], axis=1)
+    wall, waited = (sum(getattr(line, name) for line in found) for name in ("wall", "waited"))
+    return Times(dict(zip(keys, seconds, strict=True)), images, peak, wall, waited)
+
+
+class _Line(NamedTuple):
+    """What is kept of a line of the clock."""
+
+    table: Floats  # (1 + contenders, batches): images in each, seconds of each contender
+    cold: bool  # whether the first batch warmed the process up
+    wall: float
+    waited: float
 
 
 def summarise(
-    folder: Folder, named: Mapping[str, str], costs: Mapping[str, tuple[float, float]]
+    folder: Folder,
+    named: Mapping[str, str],
+    costs: Mapping[str, tuple[float, float]],
+    times: Times,
 ) -> list[Result]:
     """One result for each contender of a finished run.
 
@@ -140,19 +155,19 @@ def summarise(
         folder: the run's.
         named: fingerprint -> name; the dense host first.
         costs: fingerprint -> GMACs of one sample's view, (host, proposal).
+        times: what `read_times` made of the run's clock.
     """
     sums = {key: _Sums() for key in named}
     for rows in folder.tables():
         for key in named:
             sums[key].add(rows.filter(pc.equal(rows["configuration"], key)))
-    times = read_times(folder, list(named))
     return [_result(key, name, sums[key], costs[key], times) for key, name in named.items()]
 
 
 def _result(key: str, name: str, found: _Sums, costs: tuple[float, float], times: Times) -> Result:
     dense = next(iter(times.seconds.values()))
     own = times.seconds[key]
-    each = [1000 * s / n for s, n in zip(own, times.images, strict=True)]
+    timed = len(own) > 0
     peak = times.peak.get(key)
     return Result(
         name=name,
@@ -166,8 +181,8 @@ def _result(key: str, name: str, found: _Sums, costs: tuple[float, float], times
         cosine=math.fsum(found.cosine) / max(1, found.images),
         gmacs_host=costs[0],
         gmacs_proposal=costs[1],
-        ms_per_image=quartiles(each) if each else None,
-        speedup=quartiles([d / s for d, s in zip(dense, own, strict=True)]) if own else None,
+        ms_per_image=quartiles((1000 * own / times.images).tolist()) if timed else None,
+        speedup=quartiles((dense / own).tolist()) if timed else None,
         peak_mb=None if peak is None else peak / 1e6,
     )
 

@@ -91,13 +91,18 @@ class TorchvisionNet(nn.Module):
 
 
 def knows(source: str) -> bool:
-    """Whether `source` is a name in `NAMES`, or the path of a checkpoint.
+    """Whether `source` is a name in `NAMES`, or the path of a checkpoint."""
+    return source in NAMES or is_checkpoint(source)
+
+
+def is_checkpoint(source: str) -> bool:
+    """Whether `source` is the path of a checkpoint.
 
     That is told by its suffix, or by its folder where there is a file of that name in it.
     """
     path = Path(source)
     looks_like_one = path.suffix.lower() in SUFFIXES or (path.name != source and path.is_file())
-    return source in NAMES or looks_like_one
+    return looks_like_one and source not in NAMES
 
 
 def address(name: str) -> str:

@@ -155,19 +155,23 @@ def open_video(path: str | Path, backend: str = "auto") -> Video:
         raise VideoError(
             f"expected a backend among auto, {', '.join(BACKENDS)}, got {str(backend)!r}"
         )
-    reasons = {name: missing(name) for name in BACKENDS}
-    if backend != "auto" and reasons[backend]:
-        raise VideoError(f"cannot use the backend {backend!r}: {reasons[backend]}")
-    names = [backend] if backend != "auto" else [n for n in BACKENDS if not reasons[n]]
+    names = usable(backend)
+    if backend != "auto" and not names:
+        raise VideoError(f"cannot use the backend {backend!r}: {missing(backend)}")
     if not names:
         raise VideoError(f"expected torchcodec or PyAV to decode videos, found neither: {_INSTALL}")
     _check_file(path)
-    if names == list(BACKENDS):
+    if names == BACKENDS:
         try:
             return _opened(path, "torchcodec")
         except VideoError:  # the FFmpeg it found may know less than PyAV's, whose word counts
             return _opened(path, "pyav")
     return _opened(path, names[0])
+
+
+def usable(backend: str = "auto") -> tuple[str, ...]:
+    """The backends that `open_video` tries here, in order; none where they are not installed."""
+    return tuple(name for name in BACKENDS if backend in ("auto", name) and not missing(name))
 
 
 @cache
