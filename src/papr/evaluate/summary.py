@@ -205,6 +205,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        found = asdict(self) | {"skipped": [sample._asdict() for sample in self.skipped]}
-        found["ignored"] = list(self.ignored)
-        return found
+        return plain(self)
+
+
+def plain(found: Any) -> dict[str, Any]:
+    """What a run found as plain data; samples left out by name, whatever sequence they came in.
+
+    Args:
+        found: a dataclass with `skipped` and `ignored`.
+    """
+    skipped = [sample._asdict() for sample in found.skipped]
+    return asdict(found) | {"skipped": skipped, "ignored": list(found.ignored)}
