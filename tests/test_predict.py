@@ -1,5 +1,6 @@
 """Batch inference: the rows of a Predictor, of its run, and of a run that was cut short."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -219,6 +220,9 @@ def test_a_folder_of_rays_rows_is_settled(tmp_path):
     total, skipped = store.count()
     assert total == 6
     assert [sample.reason for sample in skipped] == ["b", "c"]
+    store.note("summary.json", {"samples": 6})
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {"samples": 6}
+    assert Store(f"file://{tmp_path}/none").settle() == {}
     with pytest.raises(papr.errors.ConfigError, match="grid"):
         store.claim({"model": "m", "grid": (2, 3)})
 
