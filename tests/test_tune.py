@@ -243,6 +243,22 @@ def test_for_a_speedup_the_nearest_of_those_fast_enough_is_chosen(folder: Path) 
     assert found.gmacs > found.gmacs_dense  # the proposal is larger than this host
 
 
+def test_candidates_that_merge_otherwise_have_results_of_their_own(folder: Path) -> None:
+    merges = [papr.Merge(2), papr.Merge(2, start=0.0), papr.Merge(2, proportional=False)]
+    candidates = [replace(TINY[0], merge=merge) for merge in merges]
+    found = tune(host(), folder, candidates, target_speedup=50, **RUN)
+    shallow = {trial.config.merge: trial for trial in found.trials if trial.config.keep == 0.2}
+    assert set(shallow) == set(merges)
+    assert len({trial.name for trial in shallow.values()}) == 3
+    pixels = torch.zeros(1, 3, 32, 32)
+    dense = count_macs(host(), pixels).host
+    for trial in shallow.values():
+        own = count_macs(papr.prune(host(), trial.config), pixels).host
+        assert trial.speedup is not None
+        assert trial.speedup[0] == pytest.approx(dense / own)
+    assert shallow[merges[0]].speedup != shallow[merges[1]].speedup
+
+
 def test_a_target_out_of_reach_is_said_with_the_best_found(folder: Path) -> None:
     found = tune(host(), folder, TINY[:1], target_speedup=50, **RUN)
     assert not found.reached

@@ -11,7 +11,8 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.contenders import DENSE, facts_of, names
+from papr.evaluate.contenders import DENSE, check_streamless, facts_of, names
+from papr.evaluate.evaluation import statistics_of
 from papr.evaluate.judging import Held, Quality, halves
 from papr.evaluate.loading import Prepare, Skipped, usual_batch
 from papr.evaluate.preparing import open_for, prepare_for
@@ -187,7 +188,7 @@ def tune(
     half = load(source=tuning_half)
     goal.check(half)
     clock = clock or partial(timed, rounds=rounds)
-    search = Search(dense, half, goal, clock, watch)
+    search = Search(dense, half, goal, clock, watch, statistics_of(prepare))
     chosen, met = search.choose(candidates)
     assert chosen.quality is not None
     skipped = half.skipped
@@ -200,11 +201,12 @@ def _normalised(
     candidates: Sequence[PruneConfig], dense: nn.Module, prepare: Prepare
 ) -> list[PruneConfig]:
     """The candidates, told what pixels are normalised with where the host does not say it."""
-    mean, std = getattr(prepare, "mean", None), getattr(prepare, "std", None)
+    mean, std = statistics_of(prepare)
     facts = find_plan(dense).facts
     if not candidates or any(c.share is not None for c in candidates):
         raise ConfigError("expected candidates with one keep, got none or budgets for each image")
-    names(candidates)  # refuses what cannot be told apart
+    check_streamless(candidates)
+    names(candidates)  # refuses a proposal that is a callable
     known = mean is None or std is None or (facts.mean, facts.std) == (tuple(mean), tuple(std))
     return [c if known or c.mean else replace(c, mean=mean, std=std) for c in candidates]
 
