@@ -351,3 +351,26 @@ def test_command_says_where_nothing_is_chosen(
     assert "Target not reached" in done.output
     assert not (tmp_path / "c.json").exists()
     assert json.loads((tmp_path / "all.json").read_text())["reached"] is False
+
+
+def test_command_writes_nothing_where_it_cannot_tell(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fast as asked while tuning; measured anew, in some turns only."""
+
+    def moody(models: Mapping[str, nn.Module], pixels: Tensor, **_: Any) -> dict[str, Timing]:
+        found = by_host(models, pixels)
+        if "chosen" in models:
+            (dense, *_) = found["dense"].seconds
+            found["chosen"] = Timing((dense / 1.2, dense / 1.4, dense / 1.6))
+            found["dense"] = Timing((dense,) * 3)
+        return found
+
+    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), "random"))
+    monkeypatch.setattr("papr.evaluate.tuning.timed", moody)
+    done = command(folder, tmp_path, "--target-speedup", "1.5")
+    assert done.exit_code == 1, done.output
+    assert "neither reached nor refuted" in done.output
+    assert "papr.prune(model, keep=" in done.output
+    assert not (tmp_path / "c.json").exists()
+    assert json.loads((tmp_path / "all.json").read_text())["state"] == "not refuted"

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from papr.evaluate.searching import Trial
     from papr.evaluate.tuning import Tuned
 
+#: What is said where nothing is written.
+_MISSED = {
+    "not refuted": "[yellow]Target neither reached nor refuted[/yellow]: nothing is written.",
+    "not reached": "[red]Target not reached[/red]: this is the best found; nothing is written.",
+}
+
 
 def tune(
     data: Data,
@@ -87,8 +93,11 @@ def tune(
     --merge-r, then those timed in turns. For a speed-up, among those so fast in three turns of four
     the one that agrees most. The speed-up reported is measured anew.
 
-    Where nothing meets the target the best found is shown, nothing is written to --out, and the
-    exit status is 1. Otherwise papr.prune(model, "chosen.json") prunes so.
+    The target is reached where that held-out agreement, or the speed-up measured anew, meets it;
+    then papr.prune(model, "chosen.json") prunes so. If it does not but its interval holds the
+    target, too few images were given to tell, and it is said about how many would. Then, and where
+    nothing meets the target, the best found is shown, nothing is written to --out, and the exit
+    status is 1.
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
@@ -135,11 +144,11 @@ def tune(
     if weights == "random":
         out.print(f"[yellow]{RANDOM}[/yellow]")
     out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
+    out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
     if not found.reached:
-        errors.print("[red]Target not reached[/red]: this is the best found; nothing is written.")
+        errors.print(_MISSED[found.state])
         raise typer.Exit(1)
     write_text(out_file, found.config.to_json() + "\n")
-    out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
     out.print(f"# the same: papr.prune(model, {str(out_file)!r})", highlight=False, markup=False)
 
 
