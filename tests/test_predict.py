@@ -276,7 +276,8 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
     first = CliRunner().invoke(app, line, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     assert "10 samples, 10 of them now" in first.output
-    assert "1 could not be read" in first.output
+    assert "1 samples could not be read and have a row that says why" in first.output
+    assert "broken.jpg" in first.output
     assert "random" in first.output
     assert (out / "summary.json").is_file()
     names = pq.read_schema(next((out / "rows").glob("*.parquet"))).names

@@ -12,7 +12,6 @@ from papr.cli.common import (
     ProposalName,
     ProposalSize,
     Stages,
-    errors,
     out,
     parse_list,
     parse_merge,
@@ -29,11 +28,10 @@ from papr.cli.hosting import (
     Model,
     Rate,
     Workers,
+    name_left_out,
     open_data,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
-
-_SHOWN = 10  # unreadable samples that are named on the screen; all are in the rows
 
 
 def predict(
@@ -122,11 +120,6 @@ def predict(
     )
     if loaded.weights == "random":
         out.print("[yellow]The host's weights are random: its labels mean nothing.[/yellow]")
-    for sample in found.skipped[:_SHOWN]:
-        errors.print(sample.reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    if found.skipped:
-        out.print(f"{len(found.skipped)} could not be read; their rows say why", highlight=False)
-    if found.ignored:
-        out.print(f"{len(found.ignored)} files are no images", highlight=False)
+    name_left_out(found.skipped, found.ignored, rows="have a row that says why")
     place = found.out if "://" in found.out else str(Path(found.out))
     out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)

@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 
 from papr.cli.common import Score, Stages, errors, out, parse_list, parse_stages, with_quartiles
-from papr.cli.evaluate import name_left_out
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
@@ -19,6 +18,7 @@ from papr.cli.hosting import (
     NumClasses,
     Workers,
     make_host,
+    name_left_out,
     open_data,
     say,
 )
@@ -137,7 +137,7 @@ def tune(
         )
     out.print(_table(found))
     out.print(_costs(found), highlight=False, soft_wrap=True)
-    name_left_out(found.skipped, ())
+    name_left_out(found.skipped, (), place="what --json writes")
     if json_file is not None:
         write_json(json_file, {"model": model, "weights": weights} | found.to_dict())
         out.print(f"all trials in {json_file}", highlight=False, markup=False)

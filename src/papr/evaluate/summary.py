@@ -191,6 +191,8 @@ class Report:
         waited: of these, seconds that the host waited for the loader.
         configuration: what was run on what.
         environment: versions and device.
+        unit: what a sample is, "image" or "video". Time is of a whole video, with all its views;
+            GMACs are of one view.
     """
 
     folder: str
@@ -202,6 +204,12 @@ class Report:
     waited: float
     configuration: dict[str, Any]
     environment: dict[str, Any]
+    unit: str = "image"
+
+    @property
+    def gmacs_of(self) -> str:
+        """What GMACs are counted of: "image" or "view"."""
+        return "view" if self.unit == "video" else self.unit
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

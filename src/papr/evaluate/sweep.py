@@ -30,10 +30,10 @@ from papr.pruning import prune, unprune, unwrap
 from papr.twins import twin
 
 PAPR = "papr"
-#: What a front is drawn over, and the headings of the axes; {} is for the unit.
+#: What a front is drawn over, and the headings of the axes.
 COSTS = {
-    "gmacs": "{} per image, host and proposal",
-    "ms_per_image": "ms per image, measured (median, quartiles)",
+    "gmacs": "{macs} per {view}, host and proposal",
+    "ms_per_image": "ms per {unit}, measured (median, quartiles)",
 }
 QUALITIES = {
     "top1": "top-1 accuracy, %",
@@ -140,8 +140,9 @@ class Sweep:
             lines.setdefault(point.family, []).append(self._spot(point, cost, small))
         front = [self._spot(point, cost, small) for point in self.points if cost in point.fronts]
         front.sort(key=lambda spot: (spot.x, spot.y))
+        macs, about = "MMACs" if small else "GMACs", self.report
         return Panel(
-            COSTS[cost].format("MMACs" if small else "GMACs"),
+            COSTS[cost].format(macs=macs, view=about.gmacs_of, unit=about.unit),
             QUALITIES[self.quality],
             [Line(family, sorted(spots, key=lambda s: s.x)) for family, spots in lines.items()],
             front,
