@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 import papr
 from papr.cli import app
+from papr.cli.doctor import show
 from papr.compare import Row
 from papr.evaluate import doctor
 from papr.evaluate.doctor import diagnose, hindrances, stand_in
@@ -139,6 +141,28 @@ def test_break_even_of_times_on_a_line() -> None:
         assert found.residual < 1e-9
     bent = break_even(table(10, 17, {0.7: 1 / 0.8, 0.5: 1 / 0.7, 0.3: 1 / 0.4}))
     assert bent.residual == pytest.approx(0.2 / 3)
+
+
+def test_break_even_does_not_contradict_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows that are faster at some keeps and slower at others, and that no line orders."""
+    cases: list[tuple[dict[float, float], bool, float | None]] = [
+        ({0.7: 0.95, 0.3: 1.02}, False, None),  # falling: neither "at no keep" nor "at any"
+        ({0.7: 1.3, 0.5: 0.99, 0.3: 1.2}, False, None),  # above 1 on the line, not at 0.5
+        ({0.7: 0.9, 0.5: 1.01, 0.3: 0.85}, False, None),  # the other way about
+        ({0.5: 0.9}, False, None),
+        ({0.7: 0.95, 0.3: 0.97}, True, 1.0),
+        ({0.7: 1.05, 0.3: 1.06}, True, None),
+        ({0.7: 1.2, 0.5: 1.01, 0.3: 0.8}, True, 0.5),
+    ]
+    for times, told, keep in cases:
+        rows = table(10, 17, {k: 1 / time for k, time in times.items()})
+        found = break_even(rows)
+        assert found.told is told, times
+        assert found.keep == (None if keep is None else pytest.approx(keep, abs=0.02)), times
+    row = measured(table(10, 17, {0.7: 1 / 0.95, 0.3: 1 / 1.02}), 0.3, 8.0, GPU)
+    nothing: Any = None
+    show(doctor.Diagnosis(nothing, judge(row), row, [], {}), "image")
+    assert "Break-even: cannot tell" in capsys.readouterr().out
 
 
 def test_parts_add_up() -> None:

@@ -65,6 +65,34 @@ def test_of_equally_near_neighbours_any_counts():
     assert pieces.found_again(index.numpy(), index[1:2], truth, found, 2).item() == 0.5
 
 
+def test_products_are_whole_float32_whatever_the_process_asked_for():
+    def precision() -> object:
+        matmul = torch.backends.cuda.matmul
+        if hasattr(matmul, "fp32_precision"):
+            return matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+        return torch.get_float32_matmul_precision()
+
+    index, seen = F.normalize(torch.randn(9, 4), dim=1), []
+
+    class Queries(torch.Tensor):
+        def __matmul__(self, other: torch.Tensor) -> torch.Tensor:
+            seen.append(precision())
+            return self.as_subclass(torch.Tensor) @ other
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    whole = precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        asked = precision()
+        pieces.search(index.numpy(), index.as_subclass(Queries), torch.arange(9), 2)
+        assert seen == [whole] != [asked]
+        assert precision() == asked
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Thirty pictures: a few shapes with noise on them, so that neighbours mean something."""
@@ -165,6 +193,70 @@ def test_the_verdict_follows_from_the_intervals(recall, again, verdict):
     assert found.verdict(column) == verdict
     assert found.to_dict()["columns"][0]["verdict"] == verdict
     json.dumps(found.to_dict())
+
+
+def said_of(recall: Estimate) -> str:
+    column = column_of((0, 1), (0, 1))
+    column.recall[10] = recall
+    return Drift("", 9, 9, 9, 0.95, [column], [], [], "", {}, {}).verdict(column)
+
+
+@pytest.mark.parametrize("queries", [12, 30, 100])
+def test_an_index_is_kept_on_evidence_alone(queries):
+    """At a true recall of 0.93: all ten neighbours found or none, and each by itself."""
+    draws = torch.Generator().manual_seed(queries)
+    for neighbours in (1, 10):
+        kept = 0
+        for _ in range(400):
+            found = torch.rand(queries, neighbours, generator=draws) < 0.93
+            kept += said_of(share_of(found.float().mean(1))) == "keep"
+        assert kept <= 0.04 * 400
+    # and with enough of it, it is kept
+    assert said_of(share_of((torch.rand(2000, generator=draws) < 0.97).float())) == "keep"
+    perfect = share_of(torch.ones(queries))
+    assert (perfect.value, perfect.high) == (1, 1)
+    assert perfect.low == pytest.approx(queries / (queries + 1.96**2), abs=1e-4)
+
+
+def test_intervals_end_where_values_do():
+    quarters = share_of(torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    assert 0 < quarters.low < 0.25 < quarters.high < 1
+    near = mean_of(torch.tensor([0.99, 1.0, 0.8]))
+    assert near.high == 1
+    assert 0 < near.low < near.value
+
+
+@pytest.mark.parametrize("count", [1, 12, 30, 71, 72, 100, 5000])
+def test_a_percentile_lies_between_the_values_that_bound_it(count):
+    """The bounds are exact: of the places below the percentile's, as many as chance leaves."""
+    places = torch.arange(count, dtype=torch.float64)  # a value is its own place
+    low, high = percentile_of(places, 0.05, (-1.0, count))[1:]
+
+    def at_most(k: float) -> float:
+        """That at most k values are below the percentile, summed by hand."""
+        return math.fsum(
+            math.comb(count, i) * 0.05**i * 0.95 ** (count - i) for i in range(int(k) + 1)
+        )
+
+    if count < 1000:
+        assert at_most(low) <= 0.025 < at_most(low + 1)
+        assert at_most(high - 1) < 0.975 <= at_most(high)
+        assert (low == -1) is (count < 72)
+    assert low < 0.05 * count < high + 1
+    if count == 5000:  # scipy.stats.binom(5000, 0.05).ppf([0.025, 0.975])
+        assert low + 1 == 220
+        assert high == 281
+
+
+@pytest.mark.parametrize("count", [12, 30])
+def test_few_values_bound_a_percentile_as_often_as_they_say(count):
+    draws = torch.Generator().manual_seed(count)
+    holds = 0
+    for _ in range(500):
+        values = torch.rand(count, generator=draws, dtype=torch.float64)
+        found = percentile_of(values, 0.05)
+        holds += found.low <= 0.05 <= found.high
+    assert holds / 500 >= 0.95 - 0.02
 
 
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,13 +18,13 @@ from typer.testing import CliRunner
 import papr
 from papr.cli import app
 from papr.errors import ConfigError
-from papr.evaluate import evaluate
+from papr.evaluate import Predictor, evaluate, tune
 from papr.evaluate.contenders import contenders, names, weights_digest
 from papr.evaluate.loading import make_plan
 from papr.evaluate.runs import Folder, differences
 from papr.evaluate.sources import open_source, take
 from papr.evaluate.summary import read_times
-from papr.later import Merge
+from papr.later import Merge, Recut
 from tiny_data import CLASSES, KEEPS, SIZE, host, pictures
 
 BROKEN = (4, 17)
@@ -187,6 +188,49 @@ def test_contenders_are_named_by_what_is_unusual() -> None:
     with pytest.raises(ConfigError, match=r"'keep 0\.5' twice"):
         contenders(host(), [0.5, 0.5])
     assert [c.name for c in contenders(host(), [1.0, 0.5])] == ["dense", "keep 0.5"]
+
+
+def test_whatever_differs_is_in_the_name() -> None:
+    halves, eighths = (0.5, 0.5, 0.5), (0.125, 0.125, 0.125)
+    later: list[dict[str, Any]] = [
+        {"merge": Merge(2)},
+        {"merge": Merge(2, start=0.0)},
+        {"merge": Merge(2, proportional=False)},
+        {"merge": Merge((2, -0.5))},
+        {"merge": Merge([2, 1])},
+        {"recut": Recut(0.8)},
+        {"recut": Recut(0.8, (1,), "attention")},
+        {"mean": halves, "std": halves},
+        {"mean": halves, "std": eighths},
+    ]
+    configs = [papr.PruneConfig(0.5, **options) for options in later]
+    assert [name.removeprefix("keep 0.5, ") for name in names(configs, halves, halves)] == [
+        "r 2",
+        "r 2, merge start 0.0",
+        "r 2, not merge proportional",
+        "r 2, merge inflection -0.5",
+        "r 2/1",
+        "recut 0.8",
+        "recut 0.8, recut blocks 1, recut by attention",
+        "keep 0.5",
+        "mean 0.5/0.5/0.5, std 0.125/0.125/0.125",
+    ]
+    found = contenders(host(), configs[-2:], halves, halves)
+    assert len({json.dumps(contender.facts) for contender in found}) == 3
+    with pytest.raises(ConfigError, match=r"'keep 0\.5' twice"):
+        contenders(host(), [0.5, configs[-2]], halves, halves)
+
+
+def test_samples_are_no_stream(folder: Path) -> None:
+    """What one sample is answered must not depend on who came before it in the same process."""
+    reusing = papr.PruneConfig(0.5, reuse=4)
+    for refused in (
+        lambda: contenders(host(), [0.5, reusing]),
+        lambda: Predictor(host, reusing),
+        lambda: tune(host(), folder, [reusing], target_cosine=0.5),
+    ):
+        with pytest.raises(ConfigError, match=r"reuse=1, since .* no stream, got 4"):
+            refused()
 
 
 def test_differences_name_the_place() -> None:

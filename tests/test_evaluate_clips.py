@@ -1,5 +1,6 @@
 """Videos as a data set: their views as the protocol cuts them, one row each, broken ones named."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,9 @@ def test_the_command_evaluates_a_folder_of_videos(
     words = [str(word) for pair in options.items() for word in pair]
     done = CliRunner().invoke(app, ["eval", *words])
     assert done.exit_code == 0, done.output
+    for said in ("2 videos", "GMACs/view", "videos/s"):
+        assert said in done.output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["unit"] == "video"
     (rows,) = Folder(tmp_path / "run").tables()
     assert rows["id"].to_pylist() == ["arm_wrestling.mp4", "deadlifting.mp4"] * 2
     assert rows["label"].null_count == 4

@@ -1,5 +1,6 @@
 """Batch inference: the rows of a Predictor, of its run, and of a run that was cut short."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -219,6 +220,9 @@ def test_a_folder_of_rays_rows_is_settled(tmp_path):
     total, skipped = store.count()
     assert total == 6
     assert [sample.reason for sample in skipped] == ["b", "c"]
+    store.note("summary.json", {"samples": 6})
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {"samples": 6}
+    assert Store(f"file://{tmp_path}/none").settle() == {}
     with pytest.raises(papr.errors.ConfigError, match="grid"):
         store.claim({"model": "m", "grid": (2, 3)})
 
@@ -272,7 +276,8 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
     first = CliRunner().invoke(app, line, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     assert "10 samples, 10 of them now" in first.output
-    assert "1 could not be read" in first.output
+    assert "1 samples could not be read and have a row that says why" in first.output
+    assert "broken.jpg" in first.output
     assert "random" in first.output
     assert "random weights: " in first.output  # and why
     assert (out / "summary.json").is_file()

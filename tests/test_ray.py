@@ -1,5 +1,6 @@
 """Ray Data, for real: two actors on this machine, one of them killed in the middle of a run."""
 
+import json
 import os
 import shutil
 import signal
@@ -143,6 +144,8 @@ def test_nothing_is_lost_or_twice_when_a_worker_is_killed(cluster, tmp_path):
             for name in ("score", "embedding"):
                 np.testing.assert_allclose(row[name], other[name], atol=1e-5)
     assert [sample.id for sample in found.skipped] == ["broken.png"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["samples"], len(summary["skipped"])) == (SAMPLES, 1)
     begun = len(noted(log))
     again = predict(predictor, source, out, actors=2, **options)
     assert (again.samples, again.done, len(noted(log))) == (SAMPLES, 0, begun)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import papr
 from papr.baselines import centre_scores
 from papr.cli import app
+from papr.cli.sweep import table
 from papr.errors import ConfigError
 from papr.evaluate.sweep import Sweep, grid, sweep
 from papr.measure import count_macs, pareto
@@ -114,6 +116,16 @@ def test_fronts_are_over_all_points(found: Sweep) -> None:
             spots.append((value[0] if cost == "ms_per_image" else value, point.result.top1))
         marked = {i for i, point in enumerate(found.points) if cost in point.fronts}
         assert marked == {i for i in range(len(spots)) if not dominated(spots, i)}
+
+
+def test_axes_say_what_they_are_of(found: Sweep) -> None:
+    of_videos = replace(found, report=replace(found.report, unit="video"))
+    for sweep_, macs, time in ((found, "image", "image"), (of_videos, "view", "video")):
+        titles = [panel.x_label for panel in sweep_.panels()]
+        assert titles[0].endswith(f"MACs per {macs}, host and proposal")
+        assert titles[1].startswith(f"ms per {time}, ")
+    headings = [str(column.header) for column in table(of_videos).columns]
+    assert {"GMACs/view", "ms/video"} < set(headings)
 
 
 def test_a_random_selection_is_the_same_where_a_run_is_taken_up(

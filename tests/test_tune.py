@@ -260,6 +260,22 @@ def test_for_a_speedup_the_nearest_of_those_fast_enough_is_chosen(folder: Path) 
     assert found.gmacs > found.gmacs_dense  # the proposal is larger than this host
 
 
+def test_candidates_that_merge_otherwise_have_results_of_their_own(folder: Path) -> None:
+    merges = [papr.Merge(2), papr.Merge(2, start=0.0), papr.Merge(2, proportional=False)]
+    candidates = [replace(TINY[0], merge=merge) for merge in merges]
+    found = tune(host(), folder, candidates, target_speedup=50, **RUN)
+    shallow = {trial.config.merge: trial for trial in found.trials if trial.config.keep == 0.2}
+    assert set(shallow) == set(merges)
+    assert len({trial.name for trial in shallow.values()}) == 3
+    pixels = torch.zeros(1, 3, 32, 32)
+    dense = count_macs(host(), pixels).host
+    for trial in shallow.values():
+        own = count_macs(papr.prune(host(), trial.config), pixels).host
+        assert trial.speedup is not None
+        assert trial.speedup[0] == pytest.approx(dense / own)
+    assert shallow[merges[0]].speedup != shallow[merges[1]].speedup
+
+
 def test_a_target_out_of_reach_is_said_with_the_best_found(folder: Path) -> None:
     found = tune(host(), folder, TINY[:1], target_speedup=50, **RUN)
     assert not found.reached
@@ -352,3 +368,26 @@ def test_command_says_where_nothing_is_chosen(
     assert "Target not reached" in done.output
     assert not (tmp_path / "c.json").exists()
     assert json.loads((tmp_path / "all.json").read_text())["reached"] is False
+
+
+def test_command_writes_nothing_where_it_cannot_tell(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fast as asked while tuning; measured anew, in some turns only."""
+
+    def moody(models: Mapping[str, nn.Module], pixels: Tensor, **_: Any) -> dict[str, Timing]:
+        found = by_host(models, pixels)
+        if "chosen" in models:
+            (dense, *_) = found["dense"].seconds
+            found["chosen"] = Timing((dense / 1.2, dense / 1.4, dense / 1.6))
+            found["dense"] = Timing((dense,) * 3)
+        return found
+
+    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), "random"))
+    monkeypatch.setattr("papr.evaluate.tuning.timed", moody)
+    done = command(folder, tmp_path, "--target-speedup", "1.5")
+    assert done.exit_code == 1, done.output
+    assert "neither reached nor refuted" in done.output
+    assert "papr.prune(model, keep=" in done.output
+    assert not (tmp_path / "c.json").exists()
+    assert json.loads((tmp_path / "all.json").read_text())["state"] == "not refuted"

@@ -192,6 +192,12 @@ def _cells(part: "Part") -> list[str]:
 def _show_break_even(found: "Diagnosis") -> None:
     even = found.break_even
     assert even is not None
+    if not even.told:
+        out.print(
+            "Break-even: cannot tell: the measured times do not lie on a line that says so; more "
+            "--keep, or more --rounds, would."
+        )
+        return
     if even.keep is None:
         out.print("Break-even: at no keep is the pruned host as fast as the dense one.")
         return

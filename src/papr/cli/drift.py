@@ -11,7 +11,6 @@ from papr.cli.common import (
     ProposalName,
     ProposalSize,
     Stages,
-    errors,
     out,
     parse_keeps,
     parse_list,
@@ -31,6 +30,7 @@ from papr.cli.hosting import (
     RunFolder,
     Workers,
     make_host,
+    name_left_out,
     open_data,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
@@ -133,8 +133,7 @@ def _show(found: "Drift", model: str, weights: str) -> None:
         out.print(
             "[yellow]The host's weights are random: this says nothing of a trained one.[/yellow]"
         )
-    for sample in found.skipped:
-        errors.print(sample.reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    name_left_out(found.skipped, found.ignored)
     out.print(f"written: {found.folder}", soft_wrap=True, highlight=False)
 
 

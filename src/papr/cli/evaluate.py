@@ -1,6 +1,5 @@
 """`papr eval`: what pruning costs in answers and saves in time, on a whole data set."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +12,6 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     Stages,
-    errors,
     out,
     parse_keeps,
     parse_merge,
@@ -37,6 +35,7 @@ from papr.cli.hosting import (
     Workers,
     first,
     make_host,
+    name_left_out,
     open_data,
     say,
 )
@@ -44,10 +43,7 @@ from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.environment import describe_device
 
 if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
-    from papr.evaluate.loading import Skipped
     from papr.evaluate.summary import Report
-
-_SHOWN = 10
 
 
 def evaluate(
@@ -136,10 +132,10 @@ def results_table(report: "Report") -> Table:
     results = report.results
     known = {"top-1": "top1", "top-5": "top5", "agree": "agreement", "cosine": "cosine"}
     shares = {h: name for h, name in known.items() if getattr(results[0], name) is not None}
-    title = f"{results[0].images} images"
+    title = f"{results[0].images} {report.unit}s"
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[0].min_width = min(24, max(len(result.name) for result in results))
-    for heading in (*shares, "GMACs", "images/s", "speed-up", "MB"):
+    for heading in (*shares, gmacs_heading(report), f"{report.unit}s/s", "speed-up", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         speed = result.images_per_second
@@ -152,6 +148,11 @@ def results_table(report: "Report") -> Table:
             "" if result.peak_mb is None else f"{result.peak_mb:.0f}",
         )
     return table
+
+
+def gmacs_heading(report: "Report") -> str:
+    """Of a video they are those of one view, while time is of all."""
+    return "GMACs" if report.gmacs_of == report.unit else f"GMACs/{report.gmacs_of}"
 
 
 def _speedup(ratio: tuple[float, float, float]) -> str:
@@ -172,17 +173,3 @@ def _explain(report: "Report", weights: str) -> None:
         out.print("[yellow]The weights are random: answers mean nothing, only costs do.[/yellow]")
     name_left_out(report.skipped, report.ignored)
     out.print(f"rows and figures in {report.folder}", highlight=False, markup=False)
-
-
-def name_left_out(skipped: "Sequence[Skipped]", ignored: Sequence[str]) -> None:
-    """Name samples without a row, the first few of each kind; all are in summary.json."""
-    if skipped:
-        errors.print(f"{len(skipped)} samples could not be read and have no row:", style="red")
-        for sample in skipped[:_SHOWN]:
-            errors.print(f"  {sample.id}: {sample.reason}", highlight=False, markup=False)
-    if ignored:
-        errors.print(f"{len(ignored)} files are no images by their names and were left out:")
-        for name in ignored[:_SHOWN]:
-            errors.print(f"  {name}", highlight=False, markup=False)
-    if max(len(skipped), len(ignored)) > _SHOWN:
-        errors.print("  ... all of them are named in summary.json")

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,9 @@ from papr.video import POLICIES
 
 if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
     from papr.evaluate import Source
+    from papr.evaluate.loading import Skipped
+
+_SHOWN = 10  # of what was left out
 
 Model = Annotated[
     str,
@@ -136,6 +140,32 @@ def say(text: str) -> None:
     """Print a line, once however many processes there are."""
     if first():
         out.print(text, highlight=False, markup=False)
+
+
+def name_left_out(
+    skipped: "Sequence[Skipped]",
+    ignored: Sequence[str],
+    rows: str = "have no row",
+    place: str = "summary.json",
+) -> None:
+    """Name samples without an answer, the first few of each kind.
+
+    Args:
+        skipped: those that could not be read.
+        ignored: files that are none.
+        rows: what of their rows.
+        place: where all of them are named.
+    """
+    if skipped:
+        errors.print(f"{len(skipped)} samples could not be read and {rows}:", style="red")
+        for sample in skipped[:_SHOWN]:
+            errors.print(f"  {sample.id}: {sample.reason}", highlight=False, markup=False)
+    if ignored:
+        errors.print(f"{len(ignored)} files are no images by their names and were left out:")
+        for name in ignored[:_SHOWN]:
+            errors.print(f"  {name}", highlight=False, markup=False)
+    if max(len(skipped), len(ignored)) > _SHOWN:
+        errors.print(f"  ... all of them are named in {place}")
 
 
 _EVERY = 30.0  # seconds

@@ -14,7 +14,6 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     Stages,
-    errors,
     out,
     parse_list,
     parse_merge,
@@ -34,6 +33,7 @@ from papr.cli.hosting import (
     Root,
     Views,
     Workers,
+    name_left_out,
     open_data,
     say,
     say_why,
@@ -41,8 +41,6 @@ from papr.cli.hosting import (
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError
-
-_SHOWN = 10  # unreadable samples that are named on the screen; all are in the rows
 
 
 def predict(
@@ -147,12 +145,7 @@ def predict(
     )
     if loaded.weights == "random":
         out.print("[yellow]The host's weights are random: its labels mean nothing.[/yellow]")
-    for sample in found.skipped[:_SHOWN]:
-        errors.print(sample.reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    if found.skipped:
-        out.print(f"{len(found.skipped)} could not be read; their rows say why", highlight=False)
-    if found.ignored:
-        out.print(f"{len(found.ignored)} files are no images", highlight=False)
+    name_left_out(found.skipped, found.ignored, rows="have a row that says why")
     place = found.out if "://" in found.out else str(Path(found.out))
     out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)
 

@@ -17,7 +17,7 @@ from papr.cli.common import (
     parse_proposal_size,
     parse_stages,
 )
-from papr.cli.evaluate import name_left_out
+from papr.cli.evaluate import gmacs_heading
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
@@ -32,6 +32,7 @@ from papr.cli.hosting import (
     Workers,
     first,
     make_host,
+    name_left_out,
     open_data,
     say,
 )
@@ -139,8 +140,8 @@ def sweep(
     if not first():
         return
     device = describe_device(next(host.parameters()).device)
-    images = found.points[0].result.images
-    note = f"{model} ({weights} weights), {images} images, {device}, torch {torch.__version__}"
+    count = f"{found.points[0].result.images} {found.report.unit}s"
+    note = f"{model} ({weights} weights), {count}, {device}, torch {torch.__version__}"
     out.print(table(found))
     folder = Path(found.report.folder)
     written = found.write(folder, note, html)
@@ -161,7 +162,8 @@ def table(found: "Sweep") -> Table:
     sheet.columns[0].min_width = max(len(result.name) for result in results)
     shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine"}
     shares = {h: name for h, name in shares.items() if getattr(results[0], name) is not None}
-    for heading in (*shares, "GMACs", "ms/image", "speed-up", "front"):
+    unit = found.report.unit
+    for heading in (*shares, gmacs_heading(found.report), f"ms/{unit}", "speed-up", "front"):
         sheet.add_column(heading, justify="right", no_wrap=True)
     letters = {"gmacs": "G", "ms_per_image": "T"}
     for point in found.points:

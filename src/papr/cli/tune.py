@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 
 from papr.cli.common import Score, Stages, errors, out, parse_list, parse_stages, with_quartiles
-from papr.cli.evaluate import name_left_out
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
@@ -20,6 +19,7 @@ from papr.cli.hosting import (
     Workers,
     check_alone,
     make_host,
+    name_left_out,
     open_data,
     say,
 )
@@ -31,6 +31,12 @@ from papr.files import check_file, write_json, write_text
 if TYPE_CHECKING:
     from papr.evaluate.searching import Trial
     from papr.evaluate.tuning import Tuned
+
+#: What is said where nothing is written.
+_MISSED = {
+    "not refuted": "[yellow]Target neither reached nor refuted[/yellow]: nothing is written.",
+    "not reached": "[red]Target not reached[/red]: this is the best found; nothing is written.",
+}
 
 
 def tune(
@@ -88,8 +94,11 @@ def tune(
     --merge-r, then those timed in turns. For a speed-up, among those so fast in three turns of four
     the one that agrees most. The speed-up reported is measured anew.
 
-    Where nothing meets the target the best found is shown, nothing is written to --out, and the
-    exit status is 1. Otherwise papr.prune(model, "chosen.json") prunes so.
+    The target is reached where that held-out agreement, or the speed-up measured anew, meets it;
+    then papr.prune(model, "chosen.json") prunes so. If it does not but its interval holds the
+    target, too few images were given to tell, and it is said about how many would. Then, and where
+    nothing meets the target, the best found is shown, nothing is written to --out, and the exit
+    status is 1.
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
@@ -130,18 +139,18 @@ def tune(
         )
     out.print(_table(found))
     out.print(_costs(found), highlight=False, soft_wrap=True)
-    name_left_out(found.skipped, ())
+    name_left_out(found.skipped, (), place="what --json writes")
     if json_file is not None:
         write_json(json_file, {"model": model, "weights": weights} | found.to_dict())
         out.print(f"all trials in {json_file}", highlight=False, markup=False)
     if weights == "random":
         out.print(f"[yellow]{RANDOM}[/yellow]")
     out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
+    out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
     if not found.reached:
-        errors.print("[red]Target not reached[/red]: this is the best found; nothing is written.")
+        errors.print(_MISSED[found.state])
         raise typer.Exit(1)
     write_text(out_file, found.config.to_json() + "\n")
-    out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
     out.print(f"# the same: papr.prune(model, {str(out_file)!r})", highlight=False, markup=False)
 
 

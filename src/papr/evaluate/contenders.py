@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from papr.baselines.resolution import LowerResolution
-from papr.config import PruneConfig, Triple
+from papr.config import PruneConfig, Triple, check_statistics
 from papr.errors import ConfigError
 from papr.graft import states
 from papr.hosts.state import HostState
+from papr.later import Merge, Recut
 from papr.proposals import Proposal, as_proposal
 from papr.proposals.clip_nets import is_checkpoint
 from papr.pruning import prune, selection, unprune, unwrap
@@ -56,21 +57,40 @@ def contenders(
         std: likewise.
 
     Raises:
-        ConfigError: a configuration is out of range, given twice, or has a callable for a proposal.
+        ConfigError: a configuration is out of range, given twice, has a callable for a proposal, or
+            reuses significance maps.
         UnsupportedModelError: the host cannot be pruned.
     """
     wanted = [c if isinstance(c, PruneConfig) else PruneConfig(c) for c in configs]
     if any(config.share is not None for config in wanted):
         raise ConfigError("expected configurations with one keep, got a budget for each image")
+    check_streamless(wanted)
     if mean is not None:
         wanted = [c if c.mean is not None else replace(c, mean=mean, std=std) for c in wanted]
     dense = unprune(twin(unwrap(host))).eval()
     found = [Contender(DENSE, dense, {"name": DENSE})]
     pruned = [c for c in wanted if c.keep < 1 or c.merge is not None or c.recut is not None]
-    for config, name in zip(pruned, names(pruned), strict=True):
+    for config, name in zip(pruned, names(pruned, mean, std), strict=True):
         facts = facts_of(config)
         found.append(Contender(name, prune(twin(dense), config), facts, config))
     return check_distinct(found)
+
+
+def check_streamless(configs: Iterable[PruneConfig]) -> None:
+    """Refuse `reuse`: samples of a data set are no stream.
+
+    A map that serves several samples makes a row depend on which samples came before in the same
+    process, and so on interruptions and on how many processes there are.
+
+    Raises:
+        ConfigError: a configuration reuses maps.
+    """
+    for config in configs:
+        if config.reuse > 1:
+            raise ConfigError(
+                "expected configurations with reuse=1, since samples of a data set are no stream, "
+                f"got {config.reuse}"
+            )
 
 
 def check_distinct(found: list[Contender]) -> list[Contender]:
@@ -106,35 +126,61 @@ def facts_of(config: PruneConfig) -> dict[str, Any]:
     return replace(config, proposal=name).to_dict()
 
 
-def names(configs: Sequence[PruneConfig]) -> list[str]:
+def names(
+    configs: Sequence[PruneConfig], mean: Triple | None = None, std: Triple | None = None
+) -> list[str]:
     """What people call each configuration: its keep, and whatever is not as usual.
+
+    Args:
+        configs: of which no two get one name, unless they are equal.
+        mean: what pixels are normalised with as a rule, which is not said.
+        std: likewise.
 
     Examples:
         >>> names([PruneConfig(0.5), PruneConfig(0.5, proposal_size=160)])
         ['keep 0.5', 'keep 0.5, proposal_size 160']
     """
+    if mean is not None:
+        mean, std = check_statistics(mean, std)
+        configs = [
+            replace(c, mean=None, std=None) if (c.mean, c.std) == (mean, std) else c
+            for c in configs
+        ]
     return [_name(config) for config in configs]
 
 
 def _name(config: PruneConfig) -> str:
     usual = PruneConfig(config.keep).to_dict()
     parts = [f"keep {config.keep:g}"]
-    for key, value in facts_of(replace(config, mean=None, std=None)).items():
+    for key, value in facts_of(config).items():
         if value == usual[key]:
             continue
         if key == "merge":
-            parts.append(f"r {_rate(value['r'])}")
+            parts += _unusual("merge", value, asdict(Merge(value["r"])))
+        elif key == "recut":
+            parts += _unusual("recut", value, asdict(Recut(value["keep"])))
         elif key == "proposal":
             parts.append(str(value))
-        elif value is True:
-            parts.append(key)
         else:
-            parts.append(f"{key} {value}")
+            parts.append(_said(key, value))
     return ", ".join(parts)
 
 
-def _rate(r: Any) -> str:
-    return "/".join(f"{n:g}" for n in r) if isinstance(r, Sequence) else f"{r:g}"
+def _unusual(name: str, options: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """How much is merged or cut, and by which of its other options."""
+    first, *others = options
+    said = [_said("r" if first == "r" else name, options[first])]
+    return said + [_said(f"{name} {o}", options[o]) for o in others if options[o] != usual[o]]
+
+
+def _said(name: str, value: Any) -> str:
+    if value is True:
+        return name
+    if value is False:
+        return f"not {name}"
+    if isinstance(value, list | tuple):
+        return f"{name} {'/'.join(map(str, value))}"
+    return f"{name} {value}"
 
 
 def fingerprint(facts: dict[str, Any], weights: str) -> str:

@@ -35,6 +35,7 @@ from papr.evaluate.runs import (
     run,
 )
 from papr.evaluate.sources import Source
+from papr.evaluate.summary import plain
 from papr.files import write_json
 from papr.measure import spread
 
@@ -58,7 +59,8 @@ class Column:
         name: of the configuration.
         configuration: its fingerprint, as in the rows.
         cosine: mean over images of the cosine between the pruned and the dense embedding.
-        fifth: the 5th percentile of it: one image in twenty is further off.
+        fifth: the 5th percentile of it: one image in twenty is further off. Of fewer than 72
+            images its interval has no lower end, and so begins at -1.
         least: the smallest.
         recall: k -> mean share of the dense query's k nearest in the dense index, itself left out,
             that the pruned query finds there.
@@ -125,11 +127,10 @@ class Drift:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        found = asdict(self) | {"skipped": [sample._asdict() for sample in self.skipped]}
-        found["columns"] = [
+        columns = [
             {**_plain(asdict(column)), "verdict": self.verdict(column)} for column in self.columns
         ]
-        return found | {"ignored": list(self.ignored)}
+        return plain(self) | {"columns": columns}
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:
@@ -367,9 +368,9 @@ def _column(
         cosine=mean_of(cosines),
         fifth=percentile_of(cosines, 0.05),
         least=float(cosines.min()),
-        recall={k: mean_of(torch.cat(parts)) for k, parts in recall.items()},
+        recall={k: share_of(torch.cat(parts)) for k, parts in recall.items()},
         own=share_of(torch.cat(own)),
-        again={k: mean_of(torch.cat(parts)) for k, parts in again.items()},
+        again={k: share_of(torch.cat(parts)) for k, parts in again.items()},
     )
 
 

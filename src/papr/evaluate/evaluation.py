@@ -151,6 +151,7 @@ def _report(
         times.waited,
         configuration,
         environment(weight.device),
+        "video" if len(shape) == 4 else "image",
     )
 
 

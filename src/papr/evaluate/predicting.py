@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from papr.evaluate.preparing import open_for
 from papr.evaluate.ranks import joined
 from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, identify, run
 from papr.evaluate.sources import Source
+from papr.evaluate.summary import plain
 from papr.files import write_json
 
 ENGINES = ("local", "ray")
@@ -50,8 +51,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        found = asdict(self) | {"skipped": [sample._asdict() for sample in self.skipped]}
-        return found | {"ignored": list(self.ignored)}
+        return plain(self)
 
 
 class Rows:
@@ -127,6 +127,7 @@ def predict(
     start = time.perf_counter()
     if engine == "ray":
         from papr.evaluate.ray_engine import run_ray
+        from papr.evaluate.stores import Store
 
         found = run_ray(predictor, data, str(out), configuration, plan, actors)
     else:
@@ -137,7 +138,9 @@ def predict(
     prediction = Prediction(
         str(out), samples, skipped, data.ignored, data.note, seconds, done, whole, place
     )
-    if engine == "local" and os.environ.get("RANK", "0") == "0":
+    if engine == "ray":
+        Store(str(out)).note(SUMMARY, prediction.to_dict())
+    elif os.environ.get("RANK", "0") == "0":
         write_json(Path(out) / SUMMARY, prediction.to_dict())
     return prediction
 

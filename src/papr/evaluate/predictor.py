@@ -14,7 +14,7 @@ from papr.config import PruneConfig
 from papr.environment import pick_device, versions
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, classifier_path
-from papr.evaluate.contenders import facts_of, weights_digest
+from papr.evaluate.contenders import check_streamless, facts_of, weights_digest
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Batch, Part, Prepare, Skipped, make_batch
 from papr.evaluate.preparing import in_words, libraries, prepare_for
@@ -99,8 +99,8 @@ class Predictor:
             needs that to put blocks together.
 
     Raises:
-        ConfigError: an option is out of range. The first call raises what making and pruning the
-            model raises.
+        ConfigError: an option is out of range, or `config` reuses significance maps. The first call
+            raises what making and pruning the model raises.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class Predictor:
             raise ConfigError(f"expected float32, bfloat16 or float16, got dtype {dtype!r}")
         if config is not None and not isinstance(config, PruneConfig):
             config = PruneConfig(config)
+        check_streamless([config] if config else [])
         self.model, self.config, self.device, self.dtype = model, _pruning(config), device, dtype
         self.outputs = tuple(name for name in OUTPUTS if name in outputs)
         self.checkpoint, self.num_classes = checkpoint, num_classes

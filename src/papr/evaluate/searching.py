@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from papr.config import PruneConfig
 from papr.errors import ConfigError
-from papr.evaluate.contenders import DENSE, facts_of, names
+from papr.evaluate.contenders import DENSE, facts_of, fingerprint, names
 from papr.evaluate.judging import Held, Quality
 from papr.measure import Timing, interleave
 from papr.pruning import prune
@@ -130,10 +130,12 @@ class Search:
         goal: Goal,
         clock: Clock,
         watch: Callable[[Trial], object] | None,
+        statistics: tuple[Any, Any] = (None, None),
     ) -> None:
         self.dense, self.half, self.goal, self.clock = dense, half, goal, clock
         self.watch = watch or (lambda trial: None)
-        self.trials: dict[str, Trial] = {}
+        self.statistics = statistics  # what pixels are normalised with
+        self.trials: dict[str, Trial] = {}  # by what tells configurations apart
 
     def model(self, config: PruneConfig) -> nn.Module:
         """The host pruned so; shares its weights."""
@@ -177,28 +179,36 @@ class Search:
         return None if found == ends[0] else self._trial(replace(candidate, keep=found / _STEPS))
 
     def _trial(self, config: PruneConfig) -> Trial:
-        name = names([config])[0]
-        if name not in self.trials:
-            trial = Trial(name, config)
+        key = _key(config)
+        if key not in self.trials:
+            trial = Trial(names([config], *self.statistics)[0], config)
             if self.goal.kind == SPEEDUP:
                 (trial,) = self._timed([trial])
             else:
                 trial = self._judged(trial)
             self.watch(trial)
-        return self.trials[name]
+        return self.trials[key]
 
     def _judged(self, trial: Trial) -> Trial:
         if trial.quality is None:
             trial = replace(trial, quality=self.half.quality(self.model(trial.config)))
-        self.trials[trial.name] = trial
+        self.trials[_key(trial.config)] = trial
         return trial
 
     def _timed(self, trials: Sequence[Trial]) -> list[Trial]:
-        models = {DENSE: self.dense} | {t.name: self.model(t.config) for t in trials}
-        times = self.clock(models, self.half.first)
-        timed = [replace(t, speedup=times[t.name].speedup_over(times[DENSE])) for t in trials]
-        self.trials |= {trial.name: trial for trial in timed}
+        keys = [_key(trial.config) for trial in trials]
+        models = {key: self.model(t.config) for key, t in zip(keys, trials, strict=True)}
+        times = self.clock({DENSE: self.dense} | models, self.half.first)
+        timed = [
+            replace(trial, speedup=times[key].speedup_over(times[DENSE]))
+            for key, trial in zip(keys, trials, strict=True)
+        ]
+        self.trials |= dict(zip(keys, timed, strict=True))
         return timed
+
+
+def _key(config: PruneConfig) -> str:
+    return fingerprint(facts_of(config), "")
 
 
 def edge(meets: Callable[[int], bool], met: int, failed: int, stops: Sequence[int]) -> int:

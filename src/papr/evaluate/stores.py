@@ -86,9 +86,13 @@ class Store:
         except FileNotFoundError:
             pass
         if check_claim(found, configuration, bool(self.names()), self.out):
-            writer(self.out)(CONFIGURATION, json.dumps(configuration, indent=1).encode())
+            self.note(CONFIGURATION, configuration)
         whole: dict[str, Any] = json.loads(json.dumps(configuration))
         return whole
+
+    def note(self, name: str, data: dict[str, Any]) -> None:
+        """Plain data as a file of JSON, over one of that name."""
+        writer(self.out)(name, (json.dumps(data, indent=1) + "\n").encode())
 
     def write(self, name: str, rows: pa.Table) -> None:
         """A file of rows, over one of that name."""
@@ -114,7 +118,8 @@ class Store:
             files.delete_file(f"{root}/{ROWS}/{name}")
         names = self.names()
         keys = [self.read(name, ["shard", "position"]) for name in names]
-        file = np.repeat(np.arange(len(names)), [len(table) for table in keys])
+        sizes = [len(table) for table in keys]
+        file = np.repeat(np.arange(len(names)), sizes)
         shard, position = (
             np.concatenate([_NOTHING, *(t[name].to_numpy().astype(np.int64) for t in keys)])
             for name in ("shard", "position")
@@ -123,11 +128,14 @@ class Store:
         twice = np.zeros(len(order), bool)
         same = np.diff(shard[order]) == 0
         twice[order[1:]] = same & (np.diff(position[order]) == 0)
+        stands = np.split(~twice, np.cumsum(sizes)[:-1])  # file by file
         for number in np.unique(file[twice]):
             rows = self.read(names[number])
-            self.write(names[number], rows.filter(pa.array(~twice[file == number])))
-        shard, position = shard[~twice], position[~twice]
-        return {int(s): np.sort(position[shard == s]) for s in np.unique(shard)}
+            self.write(names[number], rows.filter(pa.array(stands[number])))
+        order = order[~twice[order]]
+        shards, starts = np.unique(shard[order], return_index=True)
+        each = np.split(position[order], starts[1:])  # one piece, of nothing, where no row is
+        return {int(s): positions for s, positions in zip(shards, each, strict=False)}
 
     def count(self) -> tuple[int, list[Skipped]]:
         """How many rows there are, and those without an answer, in order."""

@@ -206,6 +206,8 @@ class Report:
         waited: of these, seconds that the host waited for the loader.
         configuration: what was run on what.
         environment: versions and device.
+        unit: what a sample is, "image" or "video". Time is of a whole video, with all its views;
+            GMACs are of one view.
     """
 
     folder: str
@@ -217,9 +219,23 @@ class Report:
     waited: float
     configuration: dict[str, Any]
     environment: dict[str, Any]
+    unit: str = "image"
+
+    @property
+    def gmacs_of(self) -> str:
+        """What GMACs are counted of: "image" or "view"."""
+        return "view" if self.unit == "video" else self.unit
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        found = asdict(self) | {"skipped": [sample._asdict() for sample in self.skipped]}
-        found["ignored"] = list(self.ignored)
-        return found
+        return plain(self)
+
+
+def plain(found: Any) -> dict[str, Any]:
+    """What a run found as plain data; samples left out by name, whatever sequence they came in.
+
+    Args:
+        found: a dataclass with `skipped` and `ignored`.
+    """
+    skipped = [sample._asdict() for sample in found.skipped]
+    return asdict(found) | {"skipped": skipped, "ignored": list(found.ignored)}

@@ -15,7 +15,7 @@ from papr.compare.field import SHARED, Makers
 from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig
 from papr.errors import ConfigError, PaprError
 from papr.evaluate.contenders import DENSE, Contender, names
-from papr.evaluate.evaluation import evaluate
+from papr.evaluate.evaluation import evaluate, statistics_of
 from papr.evaluate.loading import Prepare
 from papr.evaluate.preparing import prepare_for
 from papr.evaluate.runs import Watch
@@ -30,10 +30,10 @@ from papr.pruning import prune, unprune, unwrap
 from papr.twins import twin
 
 PAPR = "papr"
-#: What a front is drawn over, and the headings of the axes; {} is for the unit.
+#: What a front is drawn over, and the headings of the axes.
 COSTS = {
-    "gmacs": "{} per image, host and proposal",
-    "ms_per_image": "ms per image, measured (median, quartiles)",
+    "gmacs": "{macs} per {view}, host and proposal",
+    "ms_per_image": "ms per {unit}, measured (median, quartiles)",
 }
 QUALITIES = {
     "top1": "top-1 accuracy, %",
@@ -140,8 +140,9 @@ class Sweep:
             lines.setdefault(point.family, []).append(self._spot(point, cost, small))
         front = [self._spot(point, cost, small) for point in self.points if cost in point.fronts]
         front.sort(key=lambda spot: (spot.x, spot.y))
+        macs, about = "MMACs" if small else "GMACs", self.report
         return Panel(
-            COSTS[cost].format("MMACs" if small else "GMACs"),
+            COSTS[cost].format(macs=macs, view=about.gmacs_of, unit=about.unit),
             QUALITIES[self.quality],
             [Line(family, sorted(spots, key=lambda s: s.x)) for family, spots in lines.items()],
             front,
@@ -276,8 +277,8 @@ def sweep(
     if not configs or any(config.keep == 1 for config in configs):
         raise ConfigError("expected configurations with keep below 1, ToMe alone is a baseline")
     prepare = prepare or prepare_for(host, name)
-    statistics = getattr(prepare, "mean", None), getattr(prepare, "std", None)
-    ways = _ways(configs)
+    statistics = statistics_of(prepare)
+    ways = _ways(configs, statistics)
     rivals, missing = _baselines(host, configs, tome_rs, statistics) if baselines else ([], {})
     ways |= {rival.name: _Way(*rival.facts["way"]) for rival in rivals}
     report = evaluate(
@@ -305,11 +306,10 @@ def can_merge(host: nn.Module) -> bool:
     return True
 
 
-def _ways(configs: Sequence[PruneConfig]) -> dict[str, _Way]:
+def _ways(configs: Sequence[PruneConfig], statistics: tuple[Any, Any]) -> dict[str, _Way]:
     """What each configuration's contender is to a plot, by its name."""
-    return {
-        name: _way(config, configs) for name, config in zip(names(configs), configs, strict=True)
-    }
+    named = zip(names(configs, *statistics), configs, strict=True)
+    return {name: _way(config, configs) for name, config in named}
 
 
 def _way(config: PruneConfig, configs: Sequence[PruneConfig]) -> _Way:
@@ -319,6 +319,8 @@ def _way(config: PruneConfig, configs: Sequence[PruneConfig]) -> _Way:
         values = [getattr(other, option.name) for other in configs]
         if any(value != values[0] for value in values):
             own[option.name] = getattr(config, option.name)
+    if "mean" in own or "std" in own:  # neither goes alone
+        own |= {"mean": config.mean, "std": config.std}
     label = names([PruneConfig(**own)])[0].removeprefix(f"keep {config.keep:g}")
     r = 0 if config.merge is None or not isinstance(config.merge.r, int) else config.merge.r
     return _Way(PAPR + label, config.keep, r)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from statistics import NormalDist, pvariance
 from typing import Any
 
 from torch import nn
@@ -11,11 +12,12 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.contenders import DENSE, facts_of, names
+from papr.evaluate.contenders import DENSE, check_streamless, facts_of, names
+from papr.evaluate.evaluation import statistics_of
 from papr.evaluate.judging import Held, Quality, halves
 from papr.evaluate.loading import Prepare, Skipped, usual_batch
 from papr.evaluate.preparing import open_for, prepare_for
-from papr.evaluate.searching import SPEEDUP, Clock, Goal, Ratio, Search, Trial, timed
+from papr.evaluate.searching import AGREEMENT, SPEEDUP, Clock, Goal, Ratio, Search, Trial, timed
 from papr.evaluate.sources import Source, take
 from papr.evaluate.sweep import RS, can_merge, grid
 from papr.hosts import find_plan
@@ -26,6 +28,8 @@ from papr.twins import twin
 
 #: Resolutions of the proposal that are tried unless told otherwise; None is its own.
 SIZES = (None, 96)
+#: What can be said of a target; see `tune`.
+REACHED, NOT_REFUTED, NOT_REACHED = "reached", "not refuted", "not reached"
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Tuned:
         kind: of the target: "agreement", "cosine" or "speedup".
         target: as given.
         sure: as given.
-        reached: whether `config` may be used; see `tune`.
-        verdict: that in words, and why not where it is not so.
+        state: "reached", "not refuted" or "not reached"; see `tune`.
+        verdict: that in words, and why.
         config: what `papr.prune` takes.
         tuning: its quality on the half it was chosen on: too good, if anything.
         held_out: its quality on the other half, which chose nothing.
@@ -55,7 +59,7 @@ class Tuned:
     kind: str
     target: float
     sure: float
-    reached: bool
+    state: str
     verdict: str
     config: PruneConfig
     tuning: Quality
@@ -69,6 +73,11 @@ class Tuned:
     trials: list[Trial]
     skipped: list[Skipped]
     environment: dict[str, Any]
+
+    @property
+    def reached(self) -> bool:
+        """Whether `config` may be used."""
+        return self.state == REACHED
 
     def code(self) -> str:
         """The configuration as two lines of Python; a proposal without a name is `proposal`."""
@@ -87,6 +96,7 @@ class Tuned:
         """Plain data."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return plain | {
+            "reached": self.reached,
             "config": facts_of(self.config),
             "tuning": self.tuning.to_dict(),
             "held_out": self.held_out.to_dict(),
@@ -135,9 +145,11 @@ def tune(
     each candidate is sought whose lower quartile over the turns is as fast; the one of highest
     agreement is chosen, or of highest cosine where agreement is equal or there is none.
 
-    It is not `reached` where no candidate meets the target on the tuning half; where the 95 %
-    interval on the other half, or the upper quartile of the speed-up measured anew, lies below it;
-    or where the choice is not faster than the dense host.
+    The target is "reached" where the figure on the other half meets it, or the median of the
+    speed-up measured anew does. Where the figure is below the target but its 95 % interval (the
+    quartiles) holds it, it is "not refuted": there are too few images to tell. It is "not reached"
+    where no candidate meets it on the tuning half, where the whole interval lies below it, or where
+    the choice is not faster than the dense host.
 
     Args:
         host: in eval mode, on its device, in its dtype; left as it is.
@@ -187,7 +199,7 @@ def tune(
     half = load(source=tuning_half)
     goal.check(half)
     clock = clock or partial(timed, rounds=rounds)
-    search = Search(dense, half, goal, clock, watch)
+    search = Search(dense, half, goal, clock, watch, statistics_of(prepare))
     chosen, met = search.choose(candidates)
     assert chosen.quality is not None
     skipped = half.skipped
@@ -200,11 +212,12 @@ def _normalised(
     candidates: Sequence[PruneConfig], dense: nn.Module, prepare: Prepare
 ) -> list[PruneConfig]:
     """The candidates, told what pixels are normalised with where the host does not say it."""
-    mean, std = getattr(prepare, "mean", None), getattr(prepare, "std", None)
+    mean, std = statistics_of(prepare)
     facts = find_plan(dense).facts
     if not candidates or any(c.share is not None for c in candidates):
         raise ConfigError("expected candidates with one keep, got none or budgets for each image")
-    names(candidates)  # refuses what cannot be told apart
+    check_streamless(candidates)
+    names(candidates)  # refuses a proposal that is a callable
     known = mean is None or std is None or (facts.mean, facts.std) == (tuple(mean), tuple(std))
     return [c if known or c.mean else replace(c, mean=mean, std=std) for c in candidates]
 
@@ -222,13 +235,13 @@ def _report(
     times = search.clock({DENSE: dense, "chosen": model}, held.first)
     batch, one = len(held.first), held.first[:1]
     speedup = times["chosen"].speedup_over(times[DENSE])
-    reached, verdict = _verdict(goal, met, held_out, speedup)
+    state, verdict = _verdict(goal, met, held_out, speedup)
     assert chosen.quality is not None
     return Tuned(
         kind=goal.kind,
         target=goal.target,
         sure=goal.sure,
-        reached=reached,
+        state=state,
         verdict=verdict,
         config=chosen.config,
         tuning=chosen.quality,
@@ -245,8 +258,8 @@ def _report(
     )
 
 
-def _verdict(goal: Goal, met: bool, held_out: Quality, speedup: Ratio) -> tuple[bool, str]:
-    """Whether the choice may be used, and what to say of it."""
+def _verdict(goal: Goal, met: bool, held_out: Quality, speedup: Ratio) -> tuple[str, str]:
+    """What can be said of the target, and that in words."""
     if goal.kind == SPEEDUP:
         what, (middle, low, high) = "measured anew", speedup
     else:
@@ -254,11 +267,26 @@ def _verdict(goal: Goal, met: bool, held_out: Quality, speedup: Ratio) -> tuple[
         what, middle = f"on the held-out half, {goal.kind}", held_out.value(goal.kind)
     figures = f"{what} {middle:.3f} ({low:.3f}-{high:.3f})"
     if not met:
-        return False, f"nothing meets {goal.kind} {goal.target:g} on the tuning half"
+        return NOT_REACHED, f"nothing meets {goal.kind} {goal.target:g} on the tuning half"
     if high < goal.target:
-        return False, f"{figures} is below the target {goal.target:g}"
+        return NOT_REACHED, f"{figures} is below the target {goal.target:g}"
     if speedup[0] <= 1:
-        return False, f"what meets the target is not faster than dense: {speedup[0]:.2f} times"
+        slow = f"what meets the target is not faster than dense: {speedup[0]:.2f} times"
+        return NOT_REACHED, slow
     if low >= goal.target:
-        return True, f"{figures} is above the target {goal.target:g}"
-    return True, f"{figures} is about the target {goal.target:g}, as near as this can tell"
+        return REACHED, f"{figures} is above the target {goal.target:g}"
+    if middle >= goal.target:
+        return REACHED, f"{figures} meets the target {goal.target:g}, by less than chance may give"
+    more = "more rounds"
+    if goal.kind != SPEEDUP:
+        more = f"about {_telling(held_out, goal)} images, half of them held out,"
+    near = f"{figures} is below the target {goal.target:g}, by less than chance may take"
+    return NOT_REFUTED, f"{near}: {more} would tell"
+
+
+def _telling(held_out: Quality, goal: Goal) -> int:
+    """Of how many images, in both halves, the held-out figure would refute the target."""
+    wanted = goal.target * (1 - goal.target)  # the variance that Wilson's interval goes by
+    spread = wanted if goal.kind == AGREEMENT else pvariance(held_out.cosines)
+    z, off = NormalDist().inv_cdf(0.975), goal.target - held_out.value(goal.kind)
+    return 2 * max(held_out.images + 1, int(spread * (z / off) ** 2) + 1)

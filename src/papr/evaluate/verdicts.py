@@ -89,14 +89,17 @@ class BreakEven:
     End to end it is the same: loading costs both alike.
 
     Attributes:
-        keep: 0 < keep <= 1; None where no keep is.
+        keep: 0 < keep <= 1; None where no keep is, or where none can be told.
         extrapolated: whether it lies outside the keeps measured.
         residual: how far measured times are from the line, at most, as a share of dense time.
+        told: False where one cannot tell: outside the keeps measured, when they do not all speak
+            for the same; or of one keep alone, through which any line goes.
     """
 
     keep: float | None
     extrapolated: bool
     residual: float
+    told: bool = True
 
 
 @dataclass(frozen=True)
@@ -191,12 +194,18 @@ def break_even(table: Sequence[Row]) -> BreakEven:
     times = [1 / row.speedup[0] for row in table[1:]]
     level, slope = _line(keeps, times)
     residual = max(abs(level + slope * k - t) for k, t in zip(keeps, times, strict=True))
-    if slope <= 0:  # noise, or nothing that depends on keep
-        return BreakEven(1.0 if max(times) <= 1 else None, True, residual)
-    keep = min(1.0, (1 - level) / slope)
-    if keep <= 0:
-        return BreakEven(None, True, residual)
-    return BreakEven(keep, not min(keeps) <= keep <= max(keeps), residual)
+    if slope > 0:
+        keep = min(1.0, (1 - level) / slope)
+        if min(keeps) <= keep <= max(keeps):
+            return BreakEven(keep, False, residual)
+        faster = keep > max(keeps)
+    else:  # noise, or nothing that depends on keep
+        faster = max(times) <= 1
+        keep = 1.0 if faster else 0.0
+    agree = max(times) <= 1 if faster else min(times) > 1
+    if not agree or len(keeps) < 2:
+        return BreakEven(None, True, residual, told=False)
+    return BreakEven(keep if keep > 0 else None, True, residual)
 
 
 def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:

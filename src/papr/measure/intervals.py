@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """A confidence interval of a share, which stays inside 0 to 1 and is no point at either end.
 
     It holds the shares that a score test does not reject: those p with
@@ -13,7 +13,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     Law of Succession, and Statistical Inference", JASA 1927.
 
     Args:
-        successes: 0 to `trials`.
+        successes: 0 to `trials`; of trials that succeed in part, the sum of their shares.
         trials: from 1.
         confidence: two-sided, 0 <= confidence < 1; 0 gives the share itself, twice.
 
