@@ -1,10 +1,9 @@
-"""Does reading keep up? Evaluations of photographs beside the host alone, taking turns.
+"""Does reading keep up? Whole evaluations of photographs beside the host alone, taking turns.
 
-The host alone answers as many pixels, that lie in memory, in the same batches. An evaluation is
-`papr.evaluate.evaluate` from the first file opened to the summary written: decoding, resizing, peak
-memory, rows, figures. Only the making of the model and the listing of the folder are left out. The
-photographs are evaluated in slices, each beside the host alone, since a shared machine drifts
-within minutes; so what an evaluation takes once is paid in every slice.
+The host alone answers as many pixels, that lie in memory, in the same batches: half of them before
+the evaluation and half after it, since a shared machine drifts within minutes. An evaluation is
+`papr.evaluate.evaluate` from the first file opened to the summary written: listing, decoding,
+resizing, peak memory, rows, figures. Only the making of the model is left out.
 """
 
 import tempfile
@@ -15,8 +14,7 @@ import torch
 
 from common import SHARED, parser, save
 from papr.environment import pick_device
-from papr.evaluate import Source, evaluate, open_source
-from papr.evaluate.sources import Chosen
+from papr.evaluate import evaluate, open_source
 from papr.hub import create_classifier
 from papr.measure import quartiles
 from papr.measure.speed import synchronize
@@ -36,12 +34,12 @@ def alone(host: torch.nn.Module, pixels: torch.Tensor, images: int) -> float:
 
 
 def evaluated(
-    host: torch.nn.Module, source: Source, batch: int, workers: int | None
+    host: torch.nn.Module, data: Path, batch: int, workers: int | None
 ) -> tuple[float, int]:
     """Seconds of an evaluation of the dense host, and how many images it answered."""
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        report = evaluate(host, source, [1.0], out, name=MODEL, batch=batch, workers=workers)
+        report = evaluate(host, data, [1.0], out, name=MODEL, batch=batch, workers=workers)
         return time.perf_counter() - start, report.results[0].images
 
 
@@ -50,19 +48,19 @@ def main() -> None:
     options.add_argument("--data", default=SHARED / "imagenet-sample", type=Path)
     options.add_argument("--batch", type=int, default=16)
     options.add_argument("--workers", type=int, help="processes that decode; default as papr eval")
-    options.add_argument("--slices", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=2)
     args = options.parse_args()
     host = create_classifier(MODEL)[0].to(pick_device(args.device))
     pixels = torch.randn(args.batch, 3, 224, 224, device=pick_device(args.device))
     alone(host, pixels, 2 * args.batch)  # warms up
-    source = open_source(args.data, 1000)
+    count = open_source(args.data, 1000).length or 0
     turns = []
-    for first in range(args.slices):
-        part = Chosen(source, list(range(first, source.length or 0, args.slices)))
-        seconds, images = evaluated(host, part, args.batch, args.workers)
-        turns.append({"images": images, "evaluation": seconds})
-        turns[-1]["host"] = alone(host, pixels, images)
-        print(f"{images} images: {seconds:.1f} s, the host alone {turns[-1]['host']:.1f} s")
+    for _ in range(args.rounds):
+        before = alone(host, pixels, count // 2)
+        seconds, images = evaluated(host, args.data, args.batch, args.workers)
+        after = alone(host, pixels, images - count // 2)
+        turns.append({"images": images, "evaluation": seconds, "host": before + after})
+        print(f"{images} images: {seconds:.1f} s, the host alone {before + after:.1f} s")
     share = quartiles([turn["host"] / turn["evaluation"] for turn in turns])
     print(f"{share[0]:.3f} of the host's own throughput ({share[1]:.3f}-{share[2]:.3f})")
     save(
@@ -72,8 +70,7 @@ def main() -> None:
         weights="random",
         batch=args.batch,
         workers=args.workers,
-        images=sum(turn["images"] for turn in turns),
-        slices=turns,
+        turns=turns,
         share_of_host=share,
     )
 

@@ -297,3 +297,17 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
     assert names == expected
     again = CliRunner().invoke(app, line, catch_exceptions=False)
     assert "10 samples, 0 of them now" in again.output
+    assert "nothing was left to do" in again.output
+
+
+def test_a_configuration_that_tune_wrote_is_taken_in_place_of_the_options(folder, tmp_path):
+    chosen, out = tmp_path / "chosen.json", tmp_path / "out"
+    chosen.write_text(papr.PruneConfig(0.3, proposal_size="input").to_json())
+    line = ["predict", "--data", str(folder), "--out", str(out), "--model", "test_vit"]
+    line += ["--workers", "0", "--device", "cpu", "--config", str(chosen), "--outputs", "masks"]
+    done = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    row = next(row for row in rows(out) if row["error"] is None)
+    assert unpack_mask(row["mask"], row["grid"]).sum() == int(0.3 * 100)
+    stored = json.loads((out / "configuration.json").read_text())
+    assert stored["pruning"]["proposal_size"] == "input"

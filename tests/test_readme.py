@@ -265,3 +265,8 @@ def test_figures_of_maps_are_the_stored_ones() -> None:
     for row in json.loads((RESULTS / "cam_speed-cpu.json").read_text())["methods"].values():
         if row["slower"]["16"][0] < 100:
             assert "{:.2f} ({:.2f}-{:.2f})".format(*row["slower"]["16"]) in COMPARISONS
+
+
+def test_no_figure_was_left_to_fill_in() -> None:
+    texts = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
+    assert not [found for text in texts for found in re.findall(r"@[A-Z][A-Z0-9]*@", text)]

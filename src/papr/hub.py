@@ -1,6 +1,7 @@
 """Models and weights by name, without half a minute of retries where no hub can be reached."""
 
 import contextlib
+import difflib
 import importlib.util
 import logging
 import os
@@ -159,7 +160,7 @@ def create_classifier(
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
             "expected the name of a timm model, torchvision/ and one of its models, or a folder or "
-            f"hub name of transformers, got {name!r}"
+            f"hub name of transformers, got {name!r}{_meant(name)}"
         )
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError(f'expected transformers for {name}: pip install "papr-torch[hf]"')
@@ -169,6 +170,14 @@ def create_classifier(
         transformers.AutoModelForImageClassification, name, "or name a timm model"
     )
     return host, "pretrained" if trained else "random"
+
+
+def _meant(name: str) -> str:
+    """What a name that nothing has may have been meant to be."""
+    import timm
+
+    near = difflib.get_close_matches(name, timm.list_models(), 1)
+    return f"; is it {near[0]}?" if near else ""
 
 
 def create_host(

@@ -10,6 +10,7 @@ from papr.cli.common import (
     MergeR,
     ProposalName,
     ProposalSize,
+    Score,
     Stages,
     out,
     parse_keeps,
@@ -21,19 +22,24 @@ from papr.cli.common import (
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
+    Config,
     Data,
     Device,
     Dtype,
     Limit,
     Model,
     Rate,
+    Root,
     RunFolder,
+    Views,
     Workers,
     make_host,
     name_left_out,
     open_data,
+    say,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
+from papr.environment import describe_device
 from papr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +72,8 @@ def drift(
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
     stages: Stages = None,
+    score: Score = "significance",
+    config: Config = None,
     checkpoint: Checkpoint = None,
     num_classes: Annotated[
         int | None,
@@ -74,6 +82,8 @@ def drift(
     batch: BatchSize = None,
     workers: Workers = None,
     limit: Limit = None,
+    root: Root = None,
+    views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
     out_dir: RunFolder = None,
@@ -91,6 +101,7 @@ def drift(
     Example: papr drift --data photos --model vit_small_patch14_dinov2 --keep 0.7,0.5
     """
     from papr.evaluate import drift as run
+    from papr.evaluate import prepare_for
 
     if embedding not in _EMBEDDINGS:
         raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
@@ -100,19 +111,24 @@ def drift(
             proposal=proposal,
             proposal_size=parse_proposal_size(proposal_size),
             stages=parse_stages(stages),
+            score=score,
             merge=parse_merge(merge_r),
         )
         for fraction in parse_keeps(keep)
     ]
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
-    source = open_data(host, data, limit)
-    with Rate() as bar:
+    if config is not None:
+        configs = [PruneConfig.from_file(config)]
+    source = open_data(host, data, limit, root)
+    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
+    with Rate("videos" if source.kind == "videos" else "images") as bar:
         found = run(
             host,
             source,
             configs,
             out_dir,
             name=model,
+            prepare=prepare_for(host, model, views),
             output=embedding == "output",
             ks=parse_list(k, int, "--k"),
             queries=queries,

@@ -22,6 +22,7 @@ from papr.cli.common import (
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
+    Config,
     Data,
     Device,
     Dtype,
@@ -55,6 +56,7 @@ def evaluate(
     proposal_size: ProposalSize = None,
     stages: Stages = None,
     score: Score = "significance",
+    config: Config = None,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
     batch: BatchSize = None,
@@ -105,10 +107,12 @@ def evaluate(
         )
         for fraction in parse_keeps(keep)
     ]
+    if config is not None:
+        configs = [PruneConfig.from_file(config)]
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
-    with Rate() as bar:
+    with Rate("videos" if source.kind == "videos" else "images") as bar:
         report = run(
             host,
             source,

@@ -125,7 +125,7 @@ def predict(
         f"{model} ({loaded.weights} weights), {_pruned(pruning)}, "
         f"{describe_device(loaded.device)}, {dtype}; rows in {out_dir}"
     )
-    with Rate() as bar:
+    with Rate("videos" if source.kind == "videos" else "images") as bar:
         found = run(
             predictor,
             source,

@@ -28,7 +28,9 @@ from papr.cli.hosting import (
     Model,
     NumClasses,
     Rate,
+    Root,
     RunFolder,
+    Views,
     Workers,
     first,
     make_host,
@@ -80,6 +82,8 @@ def sweep(
     batch: BatchSize = None,
     workers: Workers = None,
     limit: Limit = None,
+    root: Root = None,
+    views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
     html: Annotated[bool, typer.Option(help="Write sweep.html too: 5 MB, opens offline.")] = True,
@@ -102,6 +106,7 @@ def sweep(
 
     Example: papr sweep --data photographs/ --model vit_base_patch16_224 --limit 100
     """
+    from papr.evaluate import prepare_for
     from papr.evaluate.answers import class_count
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.sweep import sweep as run
@@ -121,9 +126,9 @@ def sweep(
     classes = class_count(host)
     if quality is None and weights == "random":  # top-1 would be chance's
         quality = "agreement" if classes else "cosine"
-    source = open_data(host, data, limit)
+    source = open_data(host, data, limit, root)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
-    with Rate() as bar:
+    with Rate("videos" if source.kind == "videos" else "images") as bar:
         found = run(
             host,
             source,
@@ -133,6 +138,7 @@ def sweep(
             tome_rs=tome_rs,
             quality=quality,
             name=model,
+            prepare=prepare_for(host, model, views),
             batch=batch,
             workers=workers,
             watch=bar.watch,
@@ -188,6 +194,12 @@ def explain(found: "Sweep", weights: str) -> None:
         "quartiles in sweep.csv.",
         style="dim",
     )
+    times = [point.result.ms_per_image for point in found.points]
+    if all(time is not None and time[1] == time[2] for time in times):
+        out.print(
+            "[yellow]One batch was timed, so nothing says how far times may be off: take a larger "
+            "--limit or a smaller --batch.[/yellow]"
+        )
     for name, reason in found.missing.items():
         out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
     name_left_out(found.report.skipped, found.report.ignored)

@@ -16,6 +16,8 @@ from papr.cli.hosting import (
     Dtype,
     Model,
     NumClasses,
+    Root,
+    Views,
     Workers,
     check_alone,
     make_host,
@@ -69,6 +71,8 @@ def tune(
     limit: Annotated[
         int, typer.Option(min=2, help="Samples taken, evenly spread; half are held in memory.")
     ] = 1000,
+    root: Root = None,
+    views: Views = "videomae",
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 9,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
@@ -102,6 +106,7 @@ def tune(
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
+    from papr.evaluate import prepare_for
     from papr.evaluate.searching import Goal
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.tuning import tune as run
@@ -124,7 +129,7 @@ def tune(
 
         found = run(
             host,
-            open_data(host, data),
+            open_data(host, data, root=root),
             candidates,
             target_agreement=target_agreement,
             target_speedup=target_speedup,
@@ -132,6 +137,7 @@ def tune(
             sure=sure,
             limit=limit,
             name=model,
+            prepare=prepare_for(host, model, views),
             batch=batch,
             workers=workers,
             rounds=rounds,

@@ -211,9 +211,16 @@ def check_claim(
     if found != configuration:
         raise ConfigError(
             f"expected an output folder without rows of another configuration, {out} has some: "
-            f"{'; '.join(differences(found, configuration))}"
+            f"{'; '.join(_telling(differences(found, configuration)))}"
         )
     return False
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The differences that mean something to people, where there are such."""
+    marks = (".configuration", ".name", ".digest", ".chosen")
+    telling = [line for line in lines if not line.partition(":")[0].endswith(marks)]
+    return telling or lines
 
 
 def identify(source: Source, plan: Plan) -> dict[str, Any]:

@@ -80,9 +80,10 @@ class Goal:
         given = {AGREEMENT: agreement, COSINE: cosine, SPEEDUP: speedup}
         asked = {kind: value for kind, value in given.items() if value is not None}
         if len(asked) != 1:
+            got = " and ".join(f"{kind} {value:g}" for kind, value in asked.items()) or "none"
             raise ConfigError(
                 "expected exactly one of a target agreement, a target cosine and a target "
-                f"speed-up, got {asked or 'none'}"
+                f"speed-up, got {got}"
             )
         ((kind, target),) = asked.items()
         if kind == SPEEDUP and not 1 < target < float("inf"):
