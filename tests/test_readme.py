@@ -270,3 +270,14 @@ def test_figures_of_maps_are_the_stored_ones() -> None:
 def test_no_figure_was_left_to_fill_in() -> None:
     texts = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
     assert not [found for text in texts for found in re.findall(r"@[A-Z][A-Z0-9]*@", text)]
+
+
+def test_figures_of_reading_are_the_stored_ones() -> None:
+    stored = json.loads((RESULTS / "evaluate_speed-cpu.json").read_text())
+    shares = [turn["host"] / turn["evaluation"] for turn in stored["turns"]]
+    assert [turn["images"] for turn in stored["turns"]] == [500, 500]
+    text = f"at {stored['share_of_host'][0]:.3f} of the"
+    assert text in README
+    docs = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert text in docs
+    assert f"({min(shares):.3f} and {max(shares):.3f} in two rounds" in docs
