@@ -235,7 +235,7 @@ def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
     [
         (["--keep", "1"], "expected --keep below 1"),
         (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
-        (["--model", "nope"], "expected the name of a timm model, or a folder or hub name"),
+        (["--model", "nope"], "expected the name of a timm model, torchvision"),
         (["--model", "a/b", "--num-classes", "3"], "expected the name of a timm model with a ch"),
         (["--model", "resnet10t"], "cannot prune ResNet"),
         (["--checkpoint", "/no/such"], "--checkpoint to be a file of weights, got /no/such"),

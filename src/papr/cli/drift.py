@@ -15,9 +15,6 @@ from papr.cli.common import (
     out,
     parse_keeps,
     parse_list,
-    parse_merge,
-    parse_proposal_size,
-    parse_stages,
 )
 from papr.cli.hosting import (
     BatchSize,
@@ -36,9 +33,10 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
+    read_configs,
     say,
 )
-from papr.config import DEFAULT_PROPOSAL, PruneConfig
+from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device
 from papr.errors import ConfigError
 
@@ -105,20 +103,10 @@ def drift(
 
     if embedding not in _EMBEDDINGS:
         raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
-    configs = [
-        PruneConfig(
-            fraction,
-            proposal=proposal,
-            proposal_size=parse_proposal_size(proposal_size),
-            stages=parse_stages(stages),
-            score=score,
-            merge=parse_merge(merge_r),
-        )
-        for fraction in parse_keeps(keep)
-    ]
+    configs = read_configs(
+        parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
+    )
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
-    if config is not None:
-        configs = [PruneConfig.from_file(config)]
     source = open_data(host, data, limit, root)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
     with Rate("videos" if source.kind == "videos" else "images") as bar:

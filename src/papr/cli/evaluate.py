@@ -14,9 +14,6 @@ from papr.cli.common import (
     Stages,
     out,
     parse_keeps,
-    parse_merge,
-    parse_proposal_size,
-    parse_stages,
     with_quartiles,
 )
 from papr.cli.hosting import (
@@ -38,9 +35,10 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
+    read_configs,
     say,
 )
-from papr.config import DEFAULT_PROPOSAL, PruneConfig
+from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device
 
 if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
@@ -96,19 +94,9 @@ def evaluate(
     from papr.evaluate import evaluate as run
     from papr.evaluate import prepare_for
 
-    configs = [
-        PruneConfig(
-            fraction,
-            proposal=proposal,
-            proposal_size=parse_proposal_size(proposal_size),
-            stages=parse_stages(stages),
-            score=score,
-            merge=parse_merge(merge_r),
-        )
-        for fraction in parse_keeps(keep)
-    ]
-    if config is not None:
-        configs = [PruneConfig.from_file(config)]
+    configs = read_configs(
+        parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
+    )
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)
     say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")

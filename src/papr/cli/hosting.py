@@ -12,7 +12,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.text import Text
 from torch import nn
 
-from papr.cli.common import DTYPES, errors, out, parse_list
+from papr.cli.common import (
+    DTYPES,
+    errors,
+    out,
+    parse_list,
+    parse_merge,
+    parse_proposal_size,
+    parse_stages,
+)
+from papr.config import PruneConfig
 from papr.environment import pick_device
 from papr.errors import ConfigError
 from papr.hub import VIDEO_HOSTS, create_host
@@ -108,6 +117,31 @@ def say_why(weights: str) -> None:
     if why and first():
         text = f"random weights: {why}"
         errors.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def read_configs(
+    keeps: Sequence[float],
+    config: Path | None,
+    proposal: str,
+    proposal_size: str | None,
+    stages: str | None,
+    score: str,
+    merge_r: str | None,
+) -> list[PruneConfig]:
+    """One configuration for each keep, as the options say; the file's alone where there is one."""
+    if config is not None:
+        return [PruneConfig.from_file(config)]
+    return [
+        PruneConfig(
+            keep,
+            proposal=proposal,
+            proposal_size=parse_proposal_size(proposal_size),
+            stages=parse_stages(stages),
+            score=score,
+            merge=parse_merge(merge_r),
+        )
+        for keep in keeps
+    ]
 
 
 def open_data(

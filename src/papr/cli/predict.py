@@ -16,9 +16,6 @@ from papr.cli.common import (
     Stages,
     out,
     parse_list,
-    parse_merge,
-    parse_proposal_size,
-    parse_stages,
 )
 from papr.cli.hosting import (
     BatchSize,
@@ -35,6 +32,7 @@ from papr.cli.hosting import (
     Workers,
     name_left_out,
     open_data,
+    read_configs,
     say,
     say_why,
 )
@@ -95,16 +93,9 @@ def predict(
     from papr.evaluate import Predictor
     from papr.evaluate import predict as run
 
-    pruning = PruneConfig(
-        check_keep(keep),
-        proposal=proposal,
-        proposal_size=parse_proposal_size(proposal_size),
-        stages=parse_stages(stages),
-        score=score,
-        merge=parse_merge(merge_r),
+    (pruning,) = read_configs(
+        [check_keep(keep)], config, proposal, proposal_size, stages, score, merge_r
     )
-    if config is not None:
-        pruning = PruneConfig.from_file(config)
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError('expected ray for --engine ray: pip install "papr-torch[ray]"')
     parse_list(dtype, lambda name: DTYPES[name], "--dtype")
