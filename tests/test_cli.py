@@ -12,7 +12,7 @@ from PIL import Image
 from torch.torch_version import TorchVersion
 from typer.testing import CliRunner
 
-from papr.cli import app
+from papr.cli import app, main
 
 runner = CliRunner()
 
@@ -142,17 +142,32 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["mask", ".", "--proposal-size", "x"], "expected --proposal-size such as 160"),
     ],
 )
-def test_errors_in_one_line(arguments: list[str], message: str) -> None:
-    done = papr_process(*arguments)
+def test_errors_in_one_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["papr", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_an_error_of_a_process_is_one_line_and_a_traceback_if_asked() -> None:
+    done = papr_process("bench", "--keep", "0")
     assert done.returncode == 1
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    debug = papr_process("--debug", *arguments) if arguments == ["bench", "--keep", "0"] else None
-    assert debug is None or "Traceback" in debug.stderr
+    assert done.stderr == "error: expected 0 < keep <= 1, got 0.0\n"
+    assert "Traceback" in papr_process("--debug", "bench", "--keep", "0").stderr
 
 
 def test_help_of_every_command() -> None:
-    for command in ([], ["demo"], ["mask"], ["bench"], ["compare"], ["export"]):
+    commands = [command.name for command in app.registered_commands]
+    assert len(commands) == 14
+    for command in ([], *([name] for name in commands)):
         result = runner.invoke(app, [*command, "--help"])
         assert result.exit_code == 0
         assert "--" in result.output
