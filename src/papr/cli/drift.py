@@ -25,19 +25,19 @@ from papr.cli.hosting import (
     Dtype,
     Limit,
     Model,
-    Rate,
     Root,
     RunFolder,
     Views,
     Workers,
+    first,
     make_host,
     name_left_out,
     open_data,
+    rate_of,
     read_configs,
-    say,
+    say_host,
 )
 from papr.config import DEFAULT_PROPOSAL
-from papr.environment import describe_device
 from papr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def drift(
     )
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)
-    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
-    with Rate("videos" if source.kind == "videos" else "images") as bar:
+    say_host(model, weights, host, dtype)
+    with rate_of(source) as bar:
         found = run(
             host,
             source,
@@ -125,7 +125,7 @@ def drift(
             workers=workers,
             watch=bar.watch,
         )
-    if not bar.disable:
+    if first():
         _show(found, model, weights)
 
 

@@ -26,7 +26,6 @@ from papr.cli.hosting import (
     Limit,
     Model,
     NumClasses,
-    Rate,
     Root,
     RunFolder,
     Views,
@@ -35,11 +34,11 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
+    rate_of,
     read_configs,
-    say,
+    say_host,
 )
 from papr.config import DEFAULT_PROPOSAL
-from papr.environment import describe_device
 
 if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
     from papr.evaluate.summary import Report
@@ -99,8 +98,8 @@ def evaluate(
     )
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)
-    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
-    with Rate("videos" if source.kind == "videos" else "images") as bar:
+    say_host(model, weights, host, dtype)
+    with rate_of(source) as bar:
         report = run(
             host,
             source,

@@ -22,7 +22,7 @@ from papr.cli.common import (
     parse_stages,
 )
 from papr.config import PruneConfig
-from papr.environment import pick_device
+from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
 from papr.hub import VIDEO_HOSTS, create_host
 from papr.video import POLICIES
@@ -176,6 +176,12 @@ def say(text: str) -> None:
         out.print(text, highlight=False, markup=False)
 
 
+def say_host(model: str, weights: str, host: nn.Module, dtype: str) -> None:
+    """Print what runs, and where."""
+    device = describe_device(next(host.parameters()).device)
+    say(f"{model} ({weights} weights), {device}, {dtype}")
+
+
 def name_left_out(
     skipped: "Sequence[Skipped]",
     ignored: Sequence[str],
@@ -268,3 +274,8 @@ class Rate(Progress):
             errors.print(f"stopped after {done} {self._unit}: the same command goes on")
         elif kind is None and self._all:
             errors.print("nothing was left to do: these are the figures of the finished run")
+
+
+def rate_of(source: "Source") -> Rate:
+    """A bar over the samples of a source, named as they are."""
+    return Rate("videos" if source.kind == "videos" else "images")

@@ -1,7 +1,6 @@
 """`papr predict`: a whole data set through one model, answers to Parquet."""
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +25,13 @@ from papr.cli.hosting import (
     Dtype,
     Limit,
     Model,
-    Rate,
     Root,
     Views,
     Workers,
+    first,
     name_left_out,
     open_data,
+    rate_of,
     read_configs,
     say,
     say_why,
@@ -116,7 +116,7 @@ def predict(
         f"{model} ({loaded.weights} weights), {_pruned(pruning)}, "
         f"{describe_device(loaded.device)}, {dtype}; rows in {out_dir}"
     )
-    with Rate("videos" if source.kind == "videos" else "images") as bar:
+    with rate_of(source) as bar:
         found = run(
             predictor,
             source,
@@ -127,7 +127,7 @@ def predict(
             actors=actors,
             watch=bar.watch,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if not first():
         return
     rate = f" at {found.done / found.seconds:.1f} a second" if found.done else ""
     out.print(

@@ -27,7 +27,6 @@ from papr.cli.hosting import (
     Limit,
     Model,
     NumClasses,
-    Rate,
     Root,
     RunFolder,
     Views,
@@ -36,7 +35,8 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
-    say,
+    rate_of,
+    say_host,
 )
 from papr.config import DEFAULT_PROPOSAL, ProposalSize
 from papr.environment import describe_device
@@ -127,8 +127,8 @@ def sweep(
     if quality is None and weights == "random":  # top-1 would be chance's
         quality = "agreement" if classes else "cosine"
     source = open_data(host, data, limit, root)
-    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
-    with Rate("videos" if source.kind == "videos" else "images") as bar:
+    say_host(model, weights, host, dtype)
+    with rate_of(source) as bar:
         found = run(
             host,
             source,

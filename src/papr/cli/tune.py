@@ -23,11 +23,10 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
-    say,
+    say_host,
 )
 from papr.cli.sweep import RANDOM, Proposals, Rs, parse_sizes
 from papr.config import DEFAULT_PROPOSAL
-from papr.environment import describe_device
 from papr.files import check_file, write_json, write_text
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def tune(
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     rs = rs or list(RS if can_merge(host) else (0,))
     candidates = grid((0.5,), rs, names, sizes, stages=parse_stages(stages), score=score)
-    say(f"{model} ({weights} weights), {describe_device(next(host.parameters()).device)}, {dtype}")
+    say_host(model, weights, host, dtype)
     with errors.status("decoding") as status:
 
         def watch(trial: "Trial") -> None:
