@@ -79,7 +79,9 @@ class Evaluator:
         return pa.concat_tables(tables)
 
     def _in_turns(self, batch: Batch, pixels: Tensor) -> list[pa.Table]:
-        tables, dense = [], None
+        tables: list[pa.Table] = []
+        dense: Answers | None = None
+        best: list[int] | None = None  # the dense host's classes
         for contender, key in zip(self.contenders, self.keys, strict=True):
             torch.manual_seed(_seed(batch))  # a random selection is the same whenever it is made
             synchronize(self.device)
@@ -88,8 +90,11 @@ class Evaluator:
             synchronize(self.device)
             self._seconds[key].append(time.perf_counter() - start)
             kept = _means(kept_shares(contender.model, len(pixels)), batch.views)
-            dense = found if dense is None else dense
-            tables.append(_rows(batch, key, found, dense, kept))
+            top5 = None if found.scores is None else top_classes(found.scores).tolist()
+            if dense is None:
+                dense, best = found, top5 and [row[0] for row in top5]
+            cosine = F.cosine_similarity(found.embeddings.double(), dense.embeddings.double())
+            tables.append(_rows(batch, key, top5, best, kept, cosine))
         return tables
 
     def times(self) -> dict[str, Any]:
@@ -126,22 +131,26 @@ def _means(values: Sequence[float], views: Sequence[int]) -> list[float]:
     return found
 
 
-def _rows(batch: Batch, key: str, found: Answers, dense: Answers, kept: list[float]) -> pa.Table:
+def _rows(
+    batch: Batch,
+    key: str,
+    top5: list[list[int]] | None,
+    best: list[int] | None,
+    kept: list[float],
+    cosine: Tensor,
+) -> pa.Table:
+    """One contender's rows; `best` are the dense host's classes. No classes: nulls."""
     count = len(batch.ids)
-    top5: list[list[int]] | list[None] = [None] * count
     agrees: list[bool] | list[None] = [None] * count
-    if found.scores is not None and dense.scores is not None:
-        top5 = top_classes(found.scores).tolist()
-        best = top_classes(dense.scores)[:, 0].tolist()
-        agrees = [row[0] == other for row, other in zip(top5, best, strict=True)]  # type: ignore[index]
-    cosine = F.cosine_similarity(found.embeddings.double(), dense.embeddings.double())
+    if top5 is not None and best is not None:
+        agrees = [row[0] == other for row, other in zip(top5, best, strict=True)]
     columns = [
         [batch.part.shard] * count,
         batch.positions,
         batch.ids,
         batch.labels,
         [key] * count,
-        top5,
+        top5 if best is not None and top5 is not None else [None] * count,
         kept,
         agrees,
         cosine.clamp(-1, 1).tolist(),
