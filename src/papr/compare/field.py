@@ -34,7 +34,7 @@ _EVIT_BLOCK = 3
 #: PaPr keeps this many times more where merging takes tokens away too: 0.6 beside 0.5.
 _WITH_MERGING = 1.2
 #: Options of `papr.prune` that hold for every selection; the others are PaPr's own.
-SHARED = ("stages", "attention", "reference", "mean", "std", "trace")
+SHARED = ("stages", "attention", "reference", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Makers:
     ) -> None:
         self.seed = seed
         self.dense = unprune(twin(unwrap(model))).eval()
-        self.example, self.keep, self.options = example, keep, dict(options)
+        self.example, self.keep = example, keep
+        self.options = {**options, "trace": True}  # it changes no answer, and pictures need it
         self.shared = {name: options[name] for name in SHARED if name in options}
         self.plan = find_plan(self.dense)
         self.notes: dict[str, str] = {}

@@ -61,7 +61,7 @@ def contenders(
             reuses significance maps.
         UnsupportedModelError: the host cannot be pruned.
     """
-    wanted = [c if isinstance(c, PruneConfig) else PruneConfig(c) for c in configs]
+    wanted = [traced(c if isinstance(c, PruneConfig) else PruneConfig(c)) for c in configs]
     if any(config.share is not None for config in wanted):
         raise ConfigError("expected configurations with one keep, got a budget for each image")
     check_streamless(wanted)
@@ -74,6 +74,11 @@ def contenders(
         facts = facts_of(config)
         found.append(Contender(name, prune(twin(dense), config), facts, config))
     return check_distinct(found)
+
+
+def traced(config: PruneConfig) -> PruneConfig:
+    """The configuration with `trace`, which changes no answer: rows say what was kept."""
+    return config if config.trace else replace(config, trace=True)
 
 
 def check_streamless(configs: Iterable[PruneConfig]) -> None:

@@ -14,7 +14,7 @@ from papr.config import PruneConfig
 from papr.environment import pick_device, versions
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, classifier_path
-from papr.evaluate.contenders import check_streamless, facts_of, weights_digest
+from papr.evaluate.contenders import check_streamless, facts_of, traced, weights_digest
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Batch, Part, Prepare, Skipped, make_batch
 from papr.evaluate.preparing import in_words, libraries, prepare_for
@@ -178,6 +178,8 @@ class Predictor:
             if config.mean is None and mean is not None:
                 config = replace(config, mean=mean, std=prepare.std)  # type: ignore[attr-defined]
             host = prune(host, config)
+        elif not all(state.config.trace for state in states(host)):  # masks are asked for
+            host = prune(host, traced(states(host)[0].config))
         return _Loaded(host, weights, digest, prepare, head, device, dtype, axes)
 
     def facts(self) -> dict[str, Any]:
@@ -282,7 +284,10 @@ class Predictor:
 
 def _pruning(config: PruneConfig | None) -> PruneConfig | None:
     """The configuration; None where it leaves the host as it is."""
-    if config is None or config.keep < 1 or config.share is not None:
+    if config is None:
+        return None
+    config = traced(config)
+    if config.keep < 1 or config.share is not None:
         return config
     return config if config.merge is not None or config.recut is not None else None
 
