@@ -247,6 +247,9 @@ def _check_budgets(host: nn.Module, plan: Plan) -> None:
             f"cannot give each image its budget in {type(host).__name__}, whose answers compare "
             "images with texts across the batch: prune its vision_model"
         )
+    from papr.hosts.grouped import check_unsharded  # loads torch's compiler, which takes a second
+
+    check_unsharded(host, ConfigError)
 
 
 def _cuts(plan: Plan, state: HostState) -> list[Cut]:
@@ -261,7 +264,7 @@ def _cuts(plan: Plan, state: HostState) -> list[Cut]:
     assert cuts is not None
     root = []
     if state.config.share is not None:
-        from papr.hosts.grouped import Grouped  # it loads torch's compiler, which takes a second
+        from papr.hosts.grouped import Grouped  # see above
 
         root = [Cut("", Grouped)]
     kept = [cut for cut in cuts if cut.stage is None or state.prunes(cut.stage)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from papr.budgets import budgets, ladder
-from papr.errors import PrunedModelError, SelectionError
+from papr.errors import PaprError, PrunedModelError, SelectionError
 from papr.graft import Grafted
 from papr.hosts.sites import Entry, Site, as_module, is_pixels
 from papr.hosts.state import HostState
@@ -51,6 +51,7 @@ class Grouped(Site):
     def by_budget(self, *args: Any, **kwargs: Any) -> Any:
         """What the original forward answers, in the order of the images."""
         state = self._papr
+        check_unsharded(as_module(self))
         if state.given is not None:  # a wrapper of the same host called itself
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         pixels, entry = _pixels(args, kwargs), _entry(self)
@@ -89,6 +90,32 @@ def _kept(state: HostState, grid: tuple[int, ...]) -> list[Selection]:
     if not state.config.trace or part is None or part[0] is None:
         return []
     return [Selection(part[0][0], grid, part[0][1])]
+
+
+#: Their forward gathers weights from other processes: FSDP2's and FSDP1's.
+_SHARDED = ("FSDPModule", "FullyShardedDataParallel")
+
+
+def check_unsharded(host: nn.Module, kind: type[PaprError] = PrunedModelError) -> None:
+    """See that no part of a host waits for other processes in its forward.
+
+    How many passes a batch takes follows from its images, and so differs from process to process:
+    they would wait for one another for ever.
+
+    Args:
+        host: pruned, or about to be.
+        kind: of the error.
+
+    Raises:
+        PrunedModelError: or `kind`: a part is sharded.
+    """
+    for path, module in host.named_modules():
+        if any(base.__name__ in _SHARDED for base in type(module).__mro__):
+            raise kind(
+                "expected an unsharded host for a budget for each image, since processes would "
+                f"make different numbers of passes and wait for each other for ever, got "
+                f"{path or type(host).__name__} sharded by FSDP: papr.prune it with a fixed keep"
+            )
 
 
 def _refuse_tracing() -> None:
