@@ -89,7 +89,15 @@ def test_export(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         pytest.skip("ONNX needs torch 2.8")
     monkeypatch.setenv("COLUMNS", "200")
     path = tmp_path / "deep" / f"vit{suffix}"
-    arguments = ["export", "vit_tiny_patch16_224", "--random", "--keep", "0.3", "--out", str(path)]
+    arguments = [
+        "export",
+        "vit_tiny_patch16_224",
+        "--random-weights",
+        "--keep",
+        "0.3",
+        "--out",
+        str(path),
+    ]
     result = runner.invoke(app, [*arguments, "--img-size", "64x96", "--rounds", "1"])
     assert result.exit_code == 0, result.output
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -136,7 +144,10 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["export", "nope", "--out", "m.onnx"], "expected the name of a timm model, got 'nope'"),
         (["export", "nope", "--out", "m.onnx", "--img-size", "a"], "expected --img-size such as"),
         (["export", "nope", "--out", "m.onnx", "--keep", "2"], "expected 0 < keep <= 1, got 2.0"),
-        (["export", "resnet18", "--random", "--out", "m.onnx"], "error: cannot prune ResNet"),
+        (
+            ["export", "resnet18", "--random-weights", "--out", "m.onnx"],
+            "error: cannot prune ResNet",
+        ),
         (["mask", "/no/such/file"], "expected an image or a folder, /no/such/file does not exist"),
         (["mask", ".", "--size", "16", "--patch", "32"], "expected --size of at least one patch"),
         (["mask", ".", "--proposal-size", "x"], "expected --proposal-size such as 160"),

@@ -25,6 +25,7 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
+from papr.cli.hosting import RandomWeights
 from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, environment, pick_device
@@ -53,10 +54,7 @@ def bench(
         bool, typer.Option("--compile", help="torch.compile dense and pruned alike.")
     ] = False,
     proposal: ProposalName = DEFAULT_PROPOSAL,
-    random_proposal: Annotated[
-        bool,
-        typer.Option("--random-proposal", help="Random weights for it: same speed, no download."),
-    ] = False,
+    random_weights: RandomWeights = False,
     proposal_size: ProposalSize = None,
     stages: Stages = None,
     attention: Attention = "dense",
@@ -82,7 +80,7 @@ def bench(
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     check_file(json_file, "--json")
     target = pick_device(device)
-    who = Proposal(proposal, pretrained=not random_proposal)
+    who = Proposal(proposal, pretrained=not random_weights)
     host, trained = _create(model)
     weights = "trained" if trained else "random"
     shape = pixel_shape(host)

@@ -20,7 +20,7 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
-from papr.cli.hosting import Device, Dtype, Workers, check_alone
+from papr.cli.hosting import Device, Dtype, RandomWeights, Workers, check_alone
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
@@ -59,10 +59,7 @@ def doctor(
     workers: Workers = None,
     samples: Annotated[int, typer.Option(min=1, help="Of the data, how many to decode.")] = 64,
     proposal: ProposalName = DEFAULT_PROPOSAL,
-    random_proposal: Annotated[
-        bool,
-        typer.Option("--random-proposal", help="Random weights for it: same speed, no download."),
-    ] = False,
+    random_weights: RandomWeights = False,
     proposal_size: ProposalSize = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
     json_file: Annotated[
@@ -106,7 +103,7 @@ def doctor(
             rounds=rounds,
             workers=workers,
             samples=samples,
-            proposal=Proposal(proposal, pretrained=not random_proposal),
+            proposal=Proposal(proposal, pretrained=not random_weights),
             proposal_size=looks_at,
             mean=mean,
             std=std,

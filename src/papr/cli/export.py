@@ -26,6 +26,7 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
+from papr.cli.hosting import RandomWeights
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError, one_line
@@ -51,9 +52,7 @@ def export(
     img_size: Annotated[
         str | None, typer.Option(help="Image size: 224, or 224x448. Default: the model's own.")
     ] = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained/--random", help="Pretrained weights, or random ones.")
-    ] = True,
+    random_weights: RandomWeights = False,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
     stages: Stages = None,
@@ -79,7 +78,7 @@ def export(
     if isinstance(size, str):
         raise ConfigError(f"expected --img-size such as 224 or 224x448, got {img_size!r}")
     with errors.status(f"loading {model}"):
-        dense = _create(model, pretrained, size)
+        dense = _create(model, not random_weights, size)
         host = prune(
             twin(dense),
             keep,
@@ -90,7 +89,7 @@ def export(
         )
     with errors.status(f"exporting {out_file} and checking it"):
         written = papr.export(host, out_file, size, kind)
-    _report(written, model, pretrained)
+    _report(written, model, not random_weights)
     if kind == "onnx" and importlib.util.find_spec("openvino") is not None:
         with errors.status("checking it in OpenVINO"):
             found = differences(host, out_file, "openvino", written.size)
@@ -119,7 +118,7 @@ def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> 
         except TypeError:  # convolutional families take any size and have no such option
             return create(name, pretrained).eval()
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
-        hint = "; --random does without" if pretrained else ""
+        hint = "; --random-weights does without" if pretrained else ""
         raise ConfigError(f"cannot load {name} ({one_line(error)}){hint}") from error
 
 

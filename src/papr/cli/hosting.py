@@ -68,6 +68,14 @@ Config = Annotated[
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="A file of the timm model's own weights.")]
 NumClasses = Annotated[int | None, typer.Option(min=1, help="How many classes the checkpoint has.")]
+RandomWeights = Annotated[
+    bool,
+    typer.Option(
+        "--random-weights",
+        help="Random weights where others would be downloaded, the proposal's included: speed is "
+        "the same, answers mean nothing. Files of your own are loaded.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")]
 BatchSize = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from papr.cli.common import out
-from papr.cli.hosting import BatchSize, Device, Workers
+from papr.cli.hosting import BatchSize, Device, RandomWeights, Workers
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_json
 
@@ -31,12 +31,7 @@ def reproduce(
     proposal: Annotated[
         str | None, typer.Option(help="Who looks instead of the paper's proposal.")
     ] = None,
-    random_weights: Annotated[
-        bool,
-        typer.Option(
-            "--random-weights", help="Run hosts without weights too: a rehearsal, no result."
-        ),
-    ] = False,
+    random_weights: RandomWeights = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many samples, evenly spread.")
     ] = None,
