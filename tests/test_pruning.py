@@ -1,8 +1,10 @@
 """What a user calls: arguments, errors before any change, wrappers, the public surface."""
 
+import inspect
 import subprocess
 import sys
 import warnings
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 
 import papr
 from papr.errors import ConfigError, SelectionError, UnsupportedModelError
+from papr.graft import states
 from papr.reducers.drop import drop
 from tiny import CASES, prune
 
@@ -91,8 +94,26 @@ def test_configuration_object() -> None:
     model(torch.randn(1, 3, 64, 64))
     with pytest.raises(SelectionError, match="trace=True"):
         papr.selection(model)
-    with pytest.raises(ConfigError, match="PruneConfig or single options, got both"):
-        papr.prune(model, config, trace=False)
+
+
+def test_options_given_beside_a_configuration_take_the_place_of_its_own(tmp_path: Path) -> None:
+    stored = papr.PruneConfig(0.25, "mobileone_s0", stages=None, trace=False, score="softcam")
+    (tmp_path / "chosen.json").write_text(stored.to_json())
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    own = {"mean": mean, "std": std, "trace": True, "proposal": "efficientnet_lite0"}
+    for config in (stored, tmp_path / "chosen.json"):
+        model = papr.prune(CASES["augreg"].build(depth=1), config, **own)
+        assert states(model)[0].config == replace(stored, **own)
+    with pytest.raises(ConfigError, match="mean and std together"):
+        papr.prune(model, stored, mean=mean)
+    papr.prune(model, replace(stored, **own), score="significance", mean=None)
+    assert states(model)[0].config == replace(stored, **own, score="significance")
+
+
+def test_the_signature_shows_the_usual_options() -> None:
+    shown = inspect.signature(papr.prune).parameters
+    for field in fields(papr.PruneConfig):
+        assert repr(shown[field.name].default) == repr(field.default)
 
 
 def test_selection_before_there_is_one() -> None:

@@ -1,4 +1,4 @@
-"""Runs with a configuration that keeps no selections (trace=False): they need them, and have them."""
+"""Runs with a configuration that keeps no selections (trace=False): they need and have them."""
 
 from dataclasses import replace
 

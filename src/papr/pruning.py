@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from papr.budgets import default_share
-from papr.config import DEFAULT_PROPOSAL, ProposalSize, PruneConfig, Triple, check_keep
+from papr.config import ProposalSize, PruneConfig, Triple, check_keep
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
@@ -39,24 +39,37 @@ class Support:
         return self.ok
 
 
+class _Usual:
+    """An option's usual value where it was not given: shown in a signature as what it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+_USUAL: dict[str, Any] = {option.name: _Usual(option.default) for option in fields(PruneConfig)}
+
+
 def prune(
     model: Model,
     keep: float | str | os.PathLike[str] | PruneConfig = 0.5,
-    proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = DEFAULT_PROPOSAL,
+    proposal: str | nn.Module | Callable[[Tensor], Tensor] | Proposal = _USUAL["proposal"],
     *,
     proposal_size: ProposalSize = None,
-    reference: bool = False,
+    reference: bool = _USUAL["reference"],
     mean: Triple | None = None,
     std: Triple | None = None,
-    trace: bool = True,
+    trace: bool = _USUAL["trace"],
     stages: Sequence[int] | None = None,
-    attention: str = "dense",
-    score: str = "significance",
-    motion_weight: float = PruneConfig.motion_weight,
-    reuse: int = 1,
-    reuse_threshold: float = PruneConfig.reuse_threshold,
+    attention: str = _USUAL["attention"],
+    score: str = _USUAL["score"],
+    motion_weight: float = _USUAL["motion_weight"],
+    reuse: int = _USUAL["reuse"],
+    reuse_threshold: float = _USUAL["reuse_threshold"],
     merge: Merge | None = None,
-    pool: int = 0,
+    pool: int = _USUAL["pool"],
     recut: Recut | None = None,
     target: float | None = None,
     share: float | None = None,
@@ -71,10 +84,11 @@ def prune(
     Args:
         model: the host; `papr.supported(model)` says whether it can be pruned. A model wrapped by
             `torch.compile` or DistributedDataParallel may be given as it is.
-        keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, and then
-            nothing else; or the path of a file that holds one (as text it ends with .json), such as
-            the "chosen.json" of `papr tune`. "auto": each image keeps as many as carry a share of
-            its significance, from 0.75 to 1.25 times `target`; see `papr.calibrate`.
+        keep: fraction of patches that stay, 0 < keep <= 1; or a whole `PruneConfig`, or the path of
+            a file that holds one (as text it ends with .json), such as the "chosen.json" of `papr
+            tune`: options given beside it, unless they are None, take the place of what it says.
+            "auto": each image keeps as many as carry a share of its significance, from 0.75 to 1.25
+            times `target`; see `papr.calibrate`.
         proposal: who looks first; see `papr.Proposal`.
         proposal_size: resolution the proposal runs at; see `PruneConfig`.
         reference: exact semantics of the paper's reference; see `PruneConfig`.
@@ -108,34 +122,25 @@ def prune(
         ProposalError: the proposal cannot be loaded or returns no feature map.
         In each case the model is as it was before the call.
     """
-    if keep == "auto":
-        keep = 0.5 if target is None else check_keep(target)
-        known = proposal if proposal_size is None and score == "significance" else None
-        share = default_share(keep, known) if share is None else share
-    elif target is not None or share is not None:
-        raise ConfigError(
-            f'expected target and share with keep="auto", got target={target!r}, share={share!r} '
-            f"and keep={keep!r}"
-        )
-    config = _configuration(
-        keep,
-        proposal=proposal,
-        proposal_size=proposal_size,
-        reference=reference,
-        mean=mean,
-        std=std,
-        trace=trace,
-        stages=stages,
-        attention=attention,
-        score=score,
-        motion_weight=motion_weight,
-        reuse=reuse,
-        reuse_threshold=reuse_threshold,
-        merge=merge,
-        pool=pool,
-        recut=recut,
-        share=share,
-    )
+    options = {
+        "proposal": proposal,
+        "proposal_size": proposal_size,
+        "reference": reference,
+        "mean": mean,
+        "std": std,
+        "trace": trace,
+        "stages": stages,
+        "attention": attention,
+        "score": score,
+        "motion_weight": motion_weight,
+        "reuse": reuse,
+        "reuse_threshold": reuse_threshold,
+        "merge": merge,
+        "pool": pool,
+        "recut": recut,
+        "share": share,
+    }
+    config = _configuration(keep, target, _given(options))
     host = unwrap(model)
     plan = find_plan(host)
     state = _prepare(host, config, plan)
@@ -151,17 +156,39 @@ def prune(
     return model
 
 
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; None says nothing where it is usual."""
+    return {
+        name: value
+        for name, value in options.items()
+        if not isinstance(value, _Usual)
+        and (value is not None or getattr(PruneConfig, name) is not None)
+    }
+
+
 def _configuration(
-    keep: float | str | os.PathLike[str] | PruneConfig, **options: Any
+    keep: float | str | os.PathLike[str] | PruneConfig,
+    target: float | None,
+    given: dict[str, Any],
 ) -> PruneConfig:
-    """What was asked for: a configuration as it is given or stored, or one of single options."""
+    """What was asked for: the options given, or a configuration but for these."""
+    if keep == "auto":
+        keep = 0.5 if target is None else check_keep(target)
+        if "share" not in given:
+            wanted = PruneConfig(keep, **given)
+            usual = wanted.proposal_size is None and wanted.score == PruneConfig.score
+            share = default_share(keep, wanted.proposal if usual else None)
+            given = given | {"share": share}
+    elif target is not None or "share" in given:
+        raise ConfigError(
+            f'expected target and share with keep="auto", got target={target!r}, '
+            f"share={given.get('share')!r} and keep={keep!r}"
+        )
     if isinstance(keep, os.PathLike) or (isinstance(keep, str) and keep.endswith(".json")):
         keep = PruneConfig.from_file(keep)
-    if not isinstance(keep, PruneConfig):
-        return PruneConfig(keep, **options)  # type: ignore[arg-type]  # which refuses text
-    if any(getattr(PruneConfig, name) != value for name, value in options.items()):
-        raise ConfigError("expected a PruneConfig or single options, got both")
-    return keep
+    if isinstance(keep, PruneConfig):
+        return replace(keep, **given)
+    return PruneConfig(keep, **given)  # type: ignore[arg-type]  # which refuses text
 
 
 def _prepare(host: nn.Module, config: PruneConfig, plan: Plan) -> HostState:

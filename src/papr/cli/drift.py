@@ -49,6 +49,7 @@ _EMBEDDINGS = ("classifier-input", "output")
 
 
 def drift(
+    context: typer.Context,
     data: Data,
     model: Model = "vit_base_patch16_224",
     keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5",
@@ -104,7 +105,7 @@ def drift(
     if embedding not in _EMBEDDINGS:
         raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
     configs = read_configs(
-        parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
+        context, parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
     )
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)

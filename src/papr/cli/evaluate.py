@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
 
 
 def evaluate(
+    context: typer.Context,
     data: Data,
     model: Model = "vit_base_patch16_224",
     keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "1.0,0.7,0.5,0.3",
@@ -94,7 +95,7 @@ def evaluate(
     from papr.evaluate import prepare_for
 
     configs = read_configs(
-        parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
+        context, parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
     )
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,8 +63,8 @@ Views = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="A configuration as papr tune writes it (chosen.json), in place of --keep and the "
-        "other options of pruning."
+        help="A configuration as papr tune writes it (chosen.json); --keep and the other options "
+        "of pruning, where given, take the place of what it says."
     ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="A file of the timm model's own weights.")]
@@ -128,6 +129,7 @@ def say_why(weights: str) -> None:
 
 
 def read_configs(
+    context: typer.Context,
     keeps: Sequence[float],
     config: Path | None,
     proposal: str,
@@ -136,20 +138,56 @@ def read_configs(
     score: str,
     merge_r: str | None,
 ) -> list[PruneConfig]:
-    """One configuration for each keep, as the options say; the file's alone where there is one."""
-    if config is not None:
-        return [PruneConfig.from_file(config)]
-    return [
-        PruneConfig(
-            keep,
-            proposal=proposal,
-            proposal_size=parse_proposal_size(proposal_size),
-            stages=parse_stages(stages),
-            score=score,
-            merge=parse_merge(merge_r),
-        )
-        for keep in keeps
+    """One configuration for each keep, as the options say.
+
+    Where there is a file, what it says holds but for the options that were given on the command
+    line; which these are is printed.
+
+    Args:
+        context: of the command, which knows what was given.
+        keeps: of --keep.
+        config: the file.
+        proposal: and so the rest: the options of these names, as they were given.
+        proposal_size: see there.
+        stages: see there.
+        score: see there.
+        merge_r: see there.
+    """
+    options: dict[str, Any] = {
+        "proposal": proposal,
+        "proposal_size": parse_proposal_size(proposal_size),
+        "stages": parse_stages(stages),
+        "score": score,
+        "merge": parse_merge(merge_r),
+    }
+    if config is None:
+        return [PruneConfig(keep, **options) for keep in keeps]
+    stored = PruneConfig.from_file(config)
+    chosen = {n: v for n, v in options.items() if _given(context, _OPTIONS.get(n, n))}
+    found = [
+        replace(stored, keep=keep, **chosen)
+        for keep in (keeps if _given(context, "keep") else [stored.keep])
     ]
+    named = [n for n in ("keep", *options) if any(_differ(stored, c, n) for c in found)]
+    if named:
+        said = ", ".join("--" + _OPTIONS.get(n, n).replace("_", "-") for n in named)
+        say(f"{config}, but for {said} as given")
+    return found
+
+
+#: Options that are named otherwise than what they set.
+_OPTIONS = {"merge": "merge_r"}
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line (or by the environment)."""
+    source = context.get_parameter_source(name)
+    return source is not None and not source.name.startswith("DEFAULT")
+
+
+def _differ(stored: PruneConfig, found: PruneConfig, name: str) -> bool:
+    same: bool = getattr(stored, name) == getattr(found, name)
+    return not same
 
 
 def open_data(

@@ -42,6 +42,7 @@ from papr.errors import ConfigError
 
 
 def predict(
+    context: typer.Context,
     data: Data,
     out_dir: Annotated[
         str,
@@ -94,7 +95,7 @@ def predict(
     from papr.evaluate import predict as run
 
     (pruning,) = read_configs(
-        [check_keep(keep)], config, proposal, proposal_size, stages, score, merge_r
+        context, [check_keep(keep)], config, proposal, proposal_size, stages, score, merge_r
     )
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError('expected ray for --engine ray: pip install "papr-torch[ray]"')
