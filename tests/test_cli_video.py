@@ -185,7 +185,7 @@ def test_options_that_do_not_fit(
 def test_what_cannot_be_written_to_is_refused_before_any_work(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("papr.cli.video.open_video", lambda *args: pytest.fail("it opened it"))
+    monkeypatch.setattr("papr.video.open_video", lambda *args: pytest.fail("it opened it"))
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "inside"):
         result = runner.invoke(app, ["video", str(clip), "--out", str(out)])

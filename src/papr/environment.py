@@ -5,12 +5,13 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import papr
 from papr.errors import ConfigError
+
+if TYPE_CHECKING:  # the command line asks for a device before it needs torch
+    import torch
 
 #: That read, decode, resize or make hosts, where they are installed.
 _PACKAGES = (
@@ -25,11 +26,13 @@ _PACKAGES = (
 )
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """A device by name; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
     Under torchrun that is the GPU of this process's number.
     """
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             rank = os.environ.get("LOCAL_RANK")
@@ -43,8 +46,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     """The device in words, for people and result files."""
+    import torch
+
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if device.type == "cpu":
@@ -65,6 +70,7 @@ def _processor() -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Of papr, torch and timm, and of those of other packages that are installed."""
     import timm
+    import torch
 
     found = {"papr": papr.__version__, "torch": torch.__version__, "timm": timm.__version__}
     for package in packages:
@@ -73,7 +79,7 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: "torch.device") -> dict[str, Any]:
     """Versions and machine, to lie beside every stored figure."""
     return {
         **versions(*_PACKAGES),

@@ -6,10 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from papr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @contextlib.contextmanager
@@ -67,7 +69,7 @@ def write_json(path: Path, data: object) -> None:
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
-def write_image(path: Path, image: Image.Image) -> None:
+def write_image(path: Path, image: "Image.Image") -> None:
     """Write a picture atomically in the format its suffix names, its folder made if needed."""
     with atomic(path) as temporary:
         image.save(temporary, quality=90)

@@ -17,26 +17,9 @@ from torch import nn
 
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple, check_statistics
 from papr.errors import ConfigError, one_line
+from papr.names import VIDEO_HOSTS as VIDEO_HOSTS
 
 _TIMEOUT = 3.0  # seconds
-
-#: Video transformers that need no download: name -> transformers' configuration class and its
-#: fields. Their weights are random; the pretrained ones (VideoMAE's are CC-BY-NC-4.0) come by the
-#: name that the hub knows them by, such as MCG-NJU/videomae-base-finetuned-kinetics.
-VIDEO_HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "videomae_small": ("VideoMAEConfig", {"hidden_size": 384, "num_attention_heads": 6}),
-    "videomae_base": ("VideoMAEConfig", {}),
-    "videomae_large": (
-        "VideoMAEConfig",
-        {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24},
-    ),
-    "videomae_huge": (
-        "VideoMAEConfig",
-        {"hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 32},
-    ),
-    "vivit_base": ("VivitConfig", {}),
-    "vjepa2_large": ("VJEPA2Config", {"frames_per_clip": 16}),
-}
 
 #: Of models of images and texts, what embeds images: the class they were saved as -> its tower.
 _TOWERS = {"CLIPModel": "CLIPVisionModelWithProjection", "SiglipModel": "SiglipVisionModel"}

@@ -25,6 +25,7 @@ from papr.cli import (
     video,
 )
 from papr.cli.common import errors
+from papr.errors import PaprError
 
 app = typer.Typer(
     name="papr",
@@ -87,7 +88,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PAPR_DEBUG"):
             raise
-        kind = "" if isinstance(error, papr.PaprError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, PaprError) else f"{type(error).__name__}: "
         message = " ".join(str(error).split()) or "no message"
         errors.print(f"[red]error:[/red] {kind}", end="", highlight=False)
         errors.print(message, markup=False, highlight=False, soft_wrap=True)

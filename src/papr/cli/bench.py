@@ -2,9 +2,8 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from papr.cli.common import (
@@ -16,7 +15,9 @@ from papr.cli.common import (
     Score,
     Stages,
     advise,
+    check_dtypes,
     out,
+    parse_dtypes,
     parse_keeps,
     parse_list,
     parse_merge,
@@ -26,14 +27,16 @@ from papr.cli.common import (
     speed_table,
 )
 from papr.cli.hosting import RandomWeights
-from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, write_json
-from papr.hosts.inputs import pixel_shape
-from papr.hub import VIDEO_HOSTS, create, create_video, video_statistics
-from papr.proposals import Proposal
+from papr.names import VIDEO_HOSTS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from papr.compare import Row
 
 
 def bench(
@@ -75,10 +78,18 @@ def bench(
     keeps = [k for k in parse_keeps(keep) if k < 1]
     merge = parse_merge(merge_r)
     batches = None if batch is None else _batches(batch)
-    dtypes = parse_list(dtype, lambda name: DTYPES[name], "--dtype")
+    check_dtypes(dtype)
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     check_file(json_file, "--json")
+    import torch
+
+    from papr.compare import compare
+    from papr.hosts.inputs import pixel_shape
+    from papr.hub import video_statistics
+    from papr.proposals import Proposal
+
+    dtypes = parse_dtypes(dtype)
     target = pick_device(device)
     who = Proposal(proposal, pretrained=not random_weights)
     host, trained = _create(model)
@@ -148,9 +159,11 @@ def _batches(text: str) -> list[int]:
     return numbers
 
 
-def _create(name: str) -> tuple[torch.nn.Module, bool]:
+def _create(name: str) -> "tuple[nn.Module, bool]":
     """The host, and whether its weights are trained."""
     import timm
+
+    from papr.hub import create, create_video
 
     if timm.is_model(name):
         return create(name, pretrained=False).eval(), False

@@ -1,28 +1,30 @@
 """What the commands share: consoles, parsing of lists, tables, devices."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import torch
 import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from papr.compare import Row
-from papr.compare.speed import PAYS
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
 from papr.later import Merge
-from papr.proposals.clip_nets import NAMES as CLIP_NETS
+from papr.names import CLIP_NETS
+
+if TYPE_CHECKING:  # the help of a command needs no torch
+    import torch
+
+    from papr.compare import Row
 
 out = Console()
 errors = Console(stderr=True)
 
 _T = TypeVar("_T")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
@@ -87,6 +89,24 @@ def parse_merge(text: str | None) -> Merge | None:
     return Merge(numbers[0] if len(numbers) == 1 else numbers)
 
 
+def check_dtypes(text: str) -> list[str]:
+    """Names of dtypes, comma-separated; ConfigError on another."""
+    return parse_list(text, lambda name: DTYPES[DTYPES.index(name)], "--dtype")
+
+
+def parse_dtypes(text: str) -> "list[torch.dtype]":
+    """Dtypes, comma-separated."""
+    names = check_dtypes(text)
+    import torch
+
+    return [getattr(torch, name) for name in names]
+
+
+def parse_dtype(text: str) -> "torch.dtype":
+    """One dtype."""
+    return parse_dtypes(text)[0]
+
+
 def parse_stages(text: str | None) -> tuple[int, ...] | None:
     """Stage numbers, comma-separated; None for all."""
     return None if text is None else check_stages(parse_list(text, int, "--stages"))
@@ -131,7 +151,7 @@ def progress(label: str) -> Progress:
     )
 
 
-def speed_table(rows: Sequence[Row], unit: str = "image") -> Table:
+def speed_table(rows: "Sequence[Row]", unit: str = "image") -> Table:
     """The rows of one comparison (one batch size, one dtype): time always beside GMACs.
 
     Args:
@@ -169,8 +189,10 @@ def with_quartiles(ratio: tuple[float, float, float]) -> str:
     return f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]"
 
 
-def advise(rows: list[Row]) -> None:
+def advise(rows: "list[Row]") -> None:
     """Say plainly where pruning does not pay, and where these figures cannot tell."""
+    from papr.compare.speed import PAYS
+
     for row in (row for row in rows if row.keep < 1):
         middle, lower, upper = row.speedup
         which = f"Pruning to {row.keep:g} at batch {row.batch} in {row.dtype}"

@@ -1,44 +1,44 @@
 """`papr compare`: PaPr beside what it must beat, on the user's own model and pictures."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from PIL import Image, ImageOps
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
 
-from papr.baselines.resolution import LowerResolution
 from papr.classes import wordnet
 from papr.cli.common import (
     DTYPES,
     ProposalName,
     ProposalSize,
+    check_dtypes,
     out,
-    parse_list,
+    parse_dtype,
     parse_size,
     progress,
     with_quartiles,
 )
-from papr.cli.oracle import Oracle, read_oracle
-from papr.cli.reading import SUFFIX, Reader, distinct_names
-from papr.compare.field import PAPR, Field, make_field, selections
-from papr.compare.rivals import RivalRow, measure_field
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
-from papr.draw import kept_patches, merged_patches, panel
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_image, write_json
-from papr.hosts import find_plan
-from papr.hosts.inputs import pixel_shape
-from papr.hub import create_classifier, processor_statistics
-from papr.images import ImageError, find_images, to_pixels
-from papr.selecting import Selection
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from papr.cli.oracle import Oracle
+    from papr.cli.reading import Reader
+    from papr.compare.field import Field
+    from papr.compare.rivals import RivalRow
+    from papr.selecting import Selection
 
 _WARMUP = 2
 
@@ -103,9 +103,18 @@ def compare(
     """
     if check_keep(keep) == 1:
         raise ConfigError("expected --keep below 1 to compare with the dense model, got 1")
-    kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
-    target = pick_device(device)
+    check_dtypes(dtype)
     looks_at = parse_size(proposal_size, "--proposal-size")
+    import torch
+
+    from papr.cli.oracle import read_oracle
+    from papr.cli.reading import SUFFIX
+    from papr.compare.field import make_field
+    from papr.hub import create_classifier
+    from papr.images import find_images
+
+    kind = parse_dtype(dtype)
+    target = pick_device(device)
     paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     if figures:
         check_folder(out_dir, "--out")
@@ -183,6 +192,10 @@ class Album:
     seen: int = 0
 
     def __post_init__(self) -> None:
+        from PIL import Image, ImageOps
+
+        from papr.cli.reading import Reader
+
         height, width = self.sides
         size = (width, height)
         self.reader = Reader(lambda image: ImageOps.fit(image, size, Image.Resampling.BICUBIC))
@@ -193,6 +206,10 @@ class Album:
 
     def pixels(self, photographs: Sequence[Image.Image]) -> Tensor:
         """(B, 3, H, W), normalised for the host."""
+        import torch
+
+        from papr.images import to_pixels
+
         plain = torch.cat([to_pixels(photograph) for photograph in photographs])
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((plain - mean) / std).to(device=self.device, dtype=self.dtype)
@@ -206,6 +223,8 @@ class Album:
         """The first image, (1, 3, H, W). Raises ImageError where none can be read."""
         for _, photograph in self.readable():
             return self.pixels([photograph])
+        from papr.images import ImageError
+
         raise ImageError(
             f"expected an image that can be read among {len(self.paths)}, got none: "
             f"{next(iter(self.reader.broken.values()), 'no path was given')}"
@@ -223,6 +242,8 @@ class Album:
             yield self._batch(waiting)
 
     def _batch(self, items: list[tuple[Path, Image.Image]]) -> tuple[Tensor, Tensor | None]:
+        import torch
+
         self.seen += len(items)
         self.show([path for path, _ in items])
         known = None if self.labels is None else [self.labels[path] for path, _ in items]
@@ -232,6 +253,9 @@ class Album:
 
 def _statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
     """What the host's pixels are normalised with: from the model, or its processor's file."""
+    from papr.hosts import find_plan
+    from papr.hub import processor_statistics
+
     facts = find_plan(host).facts
     mean, std = facts.mean, facts.std
     if mean is None and hasattr(host, "config"):
@@ -245,6 +269,8 @@ def _statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
 
 
 def _sides(host: nn.Module) -> tuple[int, int]:
+    from papr.hosts.inputs import pixel_shape
+
     shape = pixel_shape(host)
     if len(shape) != 3:
         raise ConfigError(
@@ -262,6 +288,8 @@ def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
 
 
 def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalRow]:
+    from papr.compare.rivals import measure_field
+
     with progress("{task.description}") as bar:
         judging = bar.add_task("images", total=len(album.paths))
         timing = bar.add_task("timing", total=(rounds + _WARMUP) * len(found.models))
@@ -299,6 +327,8 @@ def _explain(
     rows: Sequence[RivalRow], found: Field, weights: str, rounds: int, album: Album
 ) -> None:
     """What the table does not say by itself."""
+    from papr.compare.field import PAPR
+
     out.print(
         f"In turns in one run, medians of {rounds} rounds (quartiles in wide terminals and in "
         "--json); time and GMACs with whoever looks first."
@@ -327,6 +357,8 @@ def _explain(
 
 def _picture(photograph: Image.Image, chosen: Selection, image: int) -> Image.Image:
     """The patches that are left; where tokens merged, what each of them stands for."""
+    from papr.draw import kept_patches, merged_patches
+
     left = chosen.left()[image]
     if chosen.sources is None or chosen.tokens in (None, int(left.sum())):
         return kept_patches(photograph, left)
@@ -335,6 +367,11 @@ def _picture(photograph: Image.Image, chosen: Selection, image: int) -> Image.Im
 
 def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
     """A picture of each of the first images: what every rival makes of it, side by side."""
+    from papr.baselines.resolution import LowerResolution
+    from papr.cli.reading import SUFFIX, distinct_names
+    from papr.compare.field import selections
+    from papr.draw import panel
+
     shown = [item for item, _ in zip(album.readable(), range(count), strict=False)]
     album.show([path for path, _ in shown])
     chosen = dict(selections(found, album.pixels([photograph for _, photograph in shown])))

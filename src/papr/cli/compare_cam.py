@@ -1,32 +1,31 @@
 """`papr compare-cam`: PaPr's map against class activation maps, on the user's own pictures."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from PIL import Image
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
 
-from papr.baselines.cams import METHODS, Cam, cam, folded
 from papr.cli.common import out, parse_list, progress, with_quartiles
-from papr.cli.reading import Reader, distinct_names
-from papr.compare.cams import PLACES, CamQuality, CamTime, compared_with, time_cams, turns
 from papr.config import DEFAULT_PROPOSAL, check_keep
-from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_image, write_json
-from papr.images import ImageError, find_images, fit, to_pixels
-from papr.measure import spread
-from papr.measure.curves import STEPS
-from papr.proposals import embedded
-from papr.selecting import kept_count, select
+from papr.names import CAMS, CURVE_STEPS
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from papr.baselines.cams import Cam
+    from papr.compare.cams import CamQuality, CamTime
 
 JUDGE = "efficientnet_lite2"
 STOPPED = ", gradients stopped"
@@ -35,7 +34,7 @@ _SUFFIX = "-cams.png"  # so that a second run over the same folder leaves its pi
 
 def compare_cam(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    methods: Annotated[str, typer.Option(help="Which maps, comma-separated.")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help="Which maps, comma-separated.")] = ",".join(CAMS),
     keep: Annotated[float, typer.Option(help="Fraction of patches shown to the judge.")] = 0.5,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
         "papr-cams"
@@ -48,7 +47,7 @@ def compare_cam(
         int | None, typer.Option(min=0, help="Deletion and insertion on so many; all if not given.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of the deletion and insertion curves.")] = (
-        STEPS
+        CURVE_STEPS
     ),
     batch: Annotated[int, typer.Option(min=1, help="Images of a batch, beside one alone.")] = 16,
     rounds: Annotated[int, typer.Option(min=0, help="Timed turns; 0 to skip the timing.")] = 5,
@@ -92,6 +91,12 @@ def compare_cam(
         )
     check_folder(out_dir, "--out")
     check_file(json_file, "--json")
+    from papr.baselines.cams import cam, folded
+    from papr.cli.reading import Reader
+    from papr.compare.cams import CamQuality
+    from papr.images import ImageError, find_images, fit
+    from papr.proposals import embedded
+
     target = pick_device(device)
     paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
     reader = Reader(lambda photograph: fit(photograph, size, patch, square=True))
@@ -134,14 +139,16 @@ def compare_cam(
 
 def _methods(text: str) -> list[str]:
     names = list(dict.fromkeys(parse_list(text, str, "--methods")))
-    unknown = [name for name in names if name not in METHODS]
+    unknown = [name for name in names if name not in CAMS]
     if unknown:
-        raise ConfigError(f"expected --methods among {','.join(METHODS)}, got {unknown[0]!r}")
+        raise ConfigError(f"expected --methods among {','.join(CAMS)}, got {unknown[0]!r}")
     return names
 
 
 def both_ways(lean: dict[str, Cam], net: nn.Module) -> dict[str, Cam]:
     """Each method as the library has it and, if it has gradients, with these stopped."""
+    from papr.baselines.cams import cam
+
     found: dict[str, Cam] = {}
     for name, method in lean.items():
         if method.needs_gradients:
@@ -152,6 +159,10 @@ def both_ways(lean: dict[str, Cam], net: nn.Module) -> dict[str, Cam]:
 
 
 def _pixels(photographs: list[tuple[Path, Image.Image]], device: torch.device) -> Tensor:
+    import torch
+
+    from papr.images import to_pixels
+
     return torch.cat([to_pixels(image) for _, image in photographs]).to(device)
 
 
@@ -164,6 +175,8 @@ def _time(
 ) -> dict[str, CamTime]:
     if not rounds:
         return {}
+    from papr.compare.cams import time_cams, turns
+
     some = [photographs[i % len(photographs)] for i in range(batch)]
     x = (_pixels(some, device) - 0.5) / 0.5
     with progress("timing") as bar:
@@ -179,6 +192,9 @@ def _measure(
     out_dir: Path,
 ) -> None:
     """Each image's figures, and pictures of the first ones."""
+    from papr.cli.reading import distinct_names
+    from papr.measure import spread
+
     curve_images, scorecam_images, figures = limits
     total = len(photographs)
     curved = set(spread(total if curve_images is None else curve_images, total))
@@ -197,6 +213,10 @@ def _figure(
     title: str, photograph: Image.Image, maps: dict[str, Tensor], keep: float
 ) -> Image.Image:
     """The photograph and the maps; below each map the patches it keeps, and those of chance."""
+    from papr.compare.cams import PLACES
+    from papr.draw import contact_sheet, heat_map, kept_patches, panel
+    from papr.selecting import kept_count, select
+
     methods = [name for name in maps if name not in PLACES]
 
     def kept(name: str) -> Image.Image:
@@ -223,6 +243,8 @@ def describe(cams: dict[str, Cam], times: dict[str, CamTime]) -> dict[str, dict[
 
 
 def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) -> Table:
+    from papr.compare.cams import compared_with
+
     base = compared_with(times)
     large = max(times[base].ms_per_image)
     table = _table("method", f"ms per image, medians of {rounds} turns", times)

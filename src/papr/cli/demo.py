@@ -1,27 +1,23 @@
 """`papr demo`: the whole method on photographs that everybody has, in under two minutes."""
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from PIL import Image
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
 
 from papr.cli.common import out, progress, speed_table
-from papr.compare import compare
-from papr.draw import contact_sheet, heat_map, kept_patches, panel
 from papr.environment import describe_device
 from papr.errors import PaprError
 from papr.files import write_image
-from papr.hub import create
-from papr.images import fit, keep_visible, load_image, select_patches, to_pixels
-from papr.proposals import Proposal, embedded
-from papr.pruning import prune
-from papr.twins import twin
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
 
 HOST = "vit_base_patch16_224"
 KEEPS = (0.7, 0.5, 0.3)
@@ -48,6 +44,11 @@ def demo(
     ImageNet-1k) with papr. The ViT-B/16's weights are downloaded if they can be had.
     """
     photographs = _photographs()
+    import torch
+
+    from papr.compare import compare
+    from papr.images import to_pixels
+
     out.rule("What is kept")
     pixels = torch.cat([to_pixels(image) for image in photographs.values()])
     masks = _draw(photographs, pixels, out_dir)
@@ -94,6 +95,8 @@ def _photographs() -> dict[str, Image.Image]:
             "expected scikit-image, whose photographs the demo shows, found none: "
             "pip install 'papr-torch[demo]'"
         )
+    from papr.images import fit, load_image
+
     folder = Path(found.origin).parent / "data"
     return {
         name: fit(load_image(folder / file), SIDE, PATCH, square=True)
@@ -101,13 +104,19 @@ def _photographs() -> dict[str, Image.Image]:
     }
 
 
-@torch.inference_mode()
 def _draw(
     photographs: dict[str, Image.Image], pixels: Tensor, out_dir: Path
 ) -> dict[float, Tensor]:
     """Write the pictures; return the mask (B, rows, columns) at each keep."""
+    import torch
+
+    from papr.draw import contact_sheet, heat_map, kept_patches, panel
+    from papr.images import select_patches
+    from papr.proposals import Proposal
+
     proposal = Proposal()
-    chosen = {keep: select_patches(pixels, keep, proposal, PATCH) for keep in KEEPS}
+    with torch.inference_mode():
+        chosen = {keep: select_patches(pixels, keep, proposal, PATCH) for keep in KEEPS}
     masks = {keep: selection.mask() for keep, selection in chosen.items()}
     scores = chosen[KEEPS[0]].scores
     assert scores is not None
@@ -122,21 +131,31 @@ def _draw(
     return masks
 
 
-@torch.inference_mode()
 def _confidence_table(names: list[str], pixels: Tensor, masks: dict[float, Tensor]) -> Table:
+    import torch
+
+    from papr.images import keep_visible
+    from papr.proposals import embedded
+
     classify = embedded.classifier()
     views = {"whole": pixels} | {f"keep {k:g}": keep_visible(pixels, m) for k, m in masks.items()}
-    answers = [_top1(classify((seen - 0.5) / 0.5)) for seen in views.values()]
+    with torch.inference_mode():
+        answers = [_top1(classify((seen - 0.5) / 0.5)) for seen in views.values()]
     return _answer_table(names, list(views), answers)
 
 
-@torch.inference_mode()
 def _agreement_table(names: list[str], host: nn.Module, pixels: Tensor) -> Table:
     """The pretrained host's top-1, dense and pruned."""
+    import torch
+
+    from papr.pruning import prune
+    from papr.twins import twin
+
     images = (pixels - 0.5) / 0.5
     statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    answers = [_top1(host(images))]
-    answers += [_top1(prune(twin(host), k, **statistics)(images)) for k in KEEPS]  # type: ignore[arg-type]
+    with torch.inference_mode():
+        answers = [_top1(host(images))]
+        answers += [_top1(prune(twin(host), k, **statistics)(images)) for k in KEEPS]  # type: ignore[arg-type]
     return _answer_table(names, ["dense host", *(f"keep {k:g}" for k in KEEPS)], answers)
 
 
@@ -168,6 +187,8 @@ def _top1(logits: Tensor) -> list[tuple[str, float]]:
 
 def _host() -> tuple[nn.Module, bool]:
     """ViT-B/16 with pretrained weights where they can be had, and whether they could."""
+    from papr.hub import create
+
     try:
         return create(HOST, pretrained=True).eval(), True
     except Exception:  # whatever the hub's HTTP stack of the day raises

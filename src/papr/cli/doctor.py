@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.table import Table
-from torch import nn
 
 from papr.cli.common import (
-    DTYPES,
     ProposalName,
     ProposalSize,
+    check_dtypes,
     out,
+    parse_dtype,
     parse_keeps,
     parse_list,
     parse_proposal_size,
@@ -25,11 +25,11 @@ from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, write_json
-from papr.hosts.inputs import pixel_shape
-from papr.hub import VIDEO_HOSTS, create, create_host, video_statistics
-from papr.proposals import Proposal
+from papr.names import VIDEO_HOSTS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from papr.evaluate.doctor import Diagnosis
     from papr.evaluate.verdicts import Part
 
@@ -76,16 +76,20 @@ def doctor(
 
     Example: papr doctor --model vit_base_patch16_224 --data photographs/ --device cpu
     """
-    from papr.evaluate.doctor import diagnose, turns, usual_batches  # needs the extra `eval`
-
     check_alone("doctor")
     keeps = [k for k in parse_keeps(keep) if k < 1]
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     sizes = None if batch is None else parse_list(batch, _count, "--batch")
-    kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
+    check_dtypes(dtype)
     looks_at = parse_proposal_size(proposal_size)
     check_file(json_file, "--json")
+    from papr.evaluate.doctor import diagnose, turns, usual_batches  # needs the extra `eval`
+    from papr.hosts.inputs import pixel_shape
+    from papr.hub import video_statistics
+    from papr.proposals import Proposal
+
+    kind = parse_dtype(dtype)
     target = pick_device(device)
     host = make(model).to(device=target, dtype=kind)
     is_video = len(pixel_shape(host)) == 4
@@ -122,9 +126,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def make(name: str) -> nn.Module:
+def make(name: str) -> "nn.Module":
     """A host in eval mode; without a download where its weights do not matter."""
     import timm
+
+    from papr.hub import create, create_host
 
     return create(name, pretrained=False).eval() if timm.is_model(name) else create_host(name)[0]
 

@@ -99,14 +99,14 @@ def drift(
 
     Example: papr drift --data photos --model vit_small_patch14_dinov2 --keep 0.7,0.5
     """
-    from papr.evaluate import drift as run
-    from papr.evaluate import prepare_for
-
     if embedding not in _EMBEDDINGS:
         raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
     configs = read_configs(
         context, parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
     )
+    from papr.evaluate import drift as run
+    from papr.evaluate import prepare_for
+
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)
     say_host(model, weights, host, dtype)

@@ -91,12 +91,12 @@ def evaluate(
     Example: papr eval --data imagenet/val --model vit_base_patch16_224.augreg2_in21k_ft_in1k
     --keep 1.0,0.7,0.5
     """
-    from papr.evaluate import evaluate as run
-    from papr.evaluate import prepare_for
-
     configs = read_configs(
         context, parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
     )
+    from papr.evaluate import evaluate as run
+    from papr.evaluate import prepare_for
+
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     source = open_data(host, data, limit, root)
     say_host(model, weights, host, dtype)

@@ -4,15 +4,12 @@ import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich import box
 from rich.table import Table
-from torch import nn
 
-import papr
 from papr.cli.common import (
     Attention,
     ProposalName,
@@ -30,12 +27,13 @@ from papr.cli.hosting import RandomWeights
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError, one_line
-from papr.exporting import Exported, differences
-from papr.exporting.speed import LABELS, RuntimeRow, compare_runtimes
-from papr.exporting.writing import chosen_format
-from papr.hub import VIDEO_HOSTS, create
-from papr.pruning import prune
-from papr.twins import twin
+from papr.names import VIDEO_HOSTS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from papr.exporting import Exported
+    from papr.exporting.speed import RuntimeRow
 
 
 def export(
@@ -73,13 +71,20 @@ def export(
     Example: papr export vit_base_patch16_224 --keep 0.5 --out vit.onnx
     """
     check_keep(keep)
-    kind = chosen_format(out_file, format)
     size = parse_size(img_size, "--img-size")
     if isinstance(size, str):
         raise ConfigError(f"expected --img-size such as 224 or 224x448, got {img_size!r}")
+    import torch
+
+    import papr
+    from papr.exporting import differences
+    from papr.exporting.writing import chosen_format
+    from papr.twins import twin
+
+    kind = chosen_format(out_file, format)
     with errors.status(f"loading {model}"):
         dense = _create(model, not random_weights, size)
-        host = prune(
+        host = papr.prune(
             twin(dense),
             keep,
             proposal,
@@ -103,8 +108,10 @@ def export(
         )
 
 
-def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> nn.Module:
+def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> "nn.Module":
     import timm
+
+    from papr.hub import create
 
     if not timm.is_model(name):
         video = (
@@ -122,7 +129,9 @@ def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> 
         raise ConfigError(f"cannot load {name} ({one_line(error)}){hint}") from error
 
 
-def _report(written: Exported, model: str, pretrained: bool) -> None:
+def _report(written: "Exported", model: str, pretrained: bool) -> None:
+    from papr.exporting.speed import LABELS
+
     weights = "" if pretrained else " (random weights)"
     grid = "" if written.grid is None else f" of the {' x '.join(map(str, written.grid))} patches"
     opset = "" if written.opset is None else f", opset {written.opset}"
@@ -147,8 +156,13 @@ def _listed(found: Mapping[int, float]) -> str:
 
 
 def _bench(
-    dense: nn.Module, pruned: nn.Module, written: Exported, batch: int, rounds: int
-) -> list[RuntimeRow]:
+    dense: "nn.Module", pruned: "nn.Module", written: "Exported", batch: int, rounds: int
+) -> "list[RuntimeRow]":
+    import torch
+
+    import papr
+    from papr.exporting.speed import compare_runtimes
+
     runtime = "onnxruntime" if written.format == "onnx" else "torch"
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / f"dense{written.path.suffix}"
@@ -167,7 +181,9 @@ def _bench(
             )
 
 
-def _table(rows: list[RuntimeRow]) -> Table:
+def _table(rows: "list[RuntimeRow]") -> Table:
+    from papr.exporting.speed import LABELS
+
     title = f"batch {rows[0].batch}, ms per image"
     table = Table("runtime", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("dense", "pruned", "speed-up"):

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from torch import nn
 
 from papr.cli.common import (
     DTYPES,
     errors,
     out,
-    parse_list,
+    parse_dtype,
     parse_merge,
     parse_proposal_size,
     parse_stages,
@@ -25,10 +24,11 @@ from papr.cli.common import (
 from papr.config import PruneConfig
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
-from papr.hub import VIDEO_HOSTS, create_host
-from papr.video import POLICIES
+from papr.names import POLICIES, VIDEO_HOSTS
 
-if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
+if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need them
+    from torch import nn
+
     from papr.evaluate import Source
     from papr.evaluate.loading import Skipped
 
@@ -108,12 +108,14 @@ def make_host(
     dtype: str,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
-) -> tuple[nn.Module, str]:
+) -> "tuple[nn.Module, str]":
     """The host on its device, in its dtype, in eval mode; and what its weights are, in one word.
 
     Under torchrun, "auto" takes the GPU of this process's number.
     """
-    kind = parse_list(dtype, lambda name: DTYPES[name], "--dtype")[0]
+    kind = parse_dtype(dtype)
+    from papr.hub import create_host
+
     target = pick_device(device)
     host, weights = create_host(model, checkpoint, num_classes)
     say_why(weights)
@@ -191,7 +193,7 @@ def _differ(stored: PruneConfig, found: PruneConfig, name: str) -> bool:
 
 
 def open_data(
-    host: nn.Module, data: str, limit: int | None = None, root: Path | None = None
+    host: "nn.Module", data: str, limit: int | None = None, root: Path | None = None
 ) -> "Source":
     """The samples that --data names, as the host takes them; of them --limit."""
     from papr.evaluate.preparing import open_for
@@ -222,7 +224,7 @@ def say(text: str) -> None:
         out.print(text, highlight=False, markup=False)
 
 
-def say_host(model: str, weights: str, host: nn.Module, dtype: str) -> None:
+def say_host(model: str, weights: str, host: "nn.Module", dtype: str) -> None:
     """Print what runs, and where."""
     device = describe_device(next(host.parameters()).device)
     say(f"{model} ({weights} weights), {device}, {dtype}")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from papr.cli.common import (
@@ -14,13 +13,9 @@ from papr.cli.common import (
     parse_size,
     progress,
 )
-from papr.cli.reading import SUFFIX, Reader, distinct_names
 from papr.config import DEFAULT_PROPOSAL, check_keep
-from papr.draw import heat_map, kept_patches, panel
 from papr.errors import ConfigError
 from papr.files import atomic, write_image
-from papr.images import find_images, fit, select_patches, to_pixels
-from papr.proposals import Proposal
 
 
 def mask(
@@ -53,6 +48,13 @@ def mask(
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
     who_size = parse_size(proposal_size, "--proposal-size")
+    import torch
+
+    from papr.cli.reading import SUFFIX, Reader, distinct_names
+    from papr.draw import heat_map, kept_patches, panel
+    from papr.images import find_images, fit, select_patches, to_pixels
+    from papr.proposals import Proposal
+
     paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     who = Proposal(proposal)
     reader = Reader(lambda photograph: fit(photograph, size, patch))

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from papr.cli.common import (
-    DTYPES,
     MergeR,
     ProposalName,
     ProposalSize,
     Score,
     Stages,
+    check_dtypes,
     out,
     parse_list,
 )
@@ -91,15 +91,15 @@ def predict(
 
     Example: papr predict --data photos --out answers --model vit_base_patch16_224 --keep 0.5
     """
-    from papr.evaluate import Predictor
-    from papr.evaluate import predict as run
-
     (pruning,) = read_configs(
         context, [check_keep(keep)], config, proposal, proposal_size, stages, score, merge_r
     )
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError('expected ray for --engine ray: pip install "papr-torch[ray]"')
-    parse_list(dtype, lambda name: DTYPES[name], "--dtype")
+    check_dtypes(dtype)
+    from papr.evaluate import Predictor
+    from papr.evaluate import predict as run
+
     predictor = Predictor(
         model,
         pruning,

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich import box
 from rich.table import Table
@@ -106,11 +105,6 @@ def sweep(
 
     Example: papr sweep --data photographs/ --model vit_base_patch16_224 --limit 100
     """
-    from papr.evaluate import prepare_for
-    from papr.evaluate.answers import class_count
-    from papr.evaluate.sweep import RS, can_merge, grid
-    from papr.evaluate.sweep import sweep as run
-
     if out_dir is not None:
         check_folder(out_dir, "--out")
     keeps = parse_keeps(keep)
@@ -120,6 +114,13 @@ def sweep(
     tome_rs = parse_list(tome_r, int, "--tome-r")
     sizes = parse_sizes(proposal_sizes)
     names = parse_list(proposals, str, "--proposals")
+    import torch
+
+    from papr.evaluate import prepare_for
+    from papr.evaluate.answers import class_count
+    from papr.evaluate.sweep import RS, can_merge, grid
+    from papr.evaluate.sweep import sweep as run
+
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     rs = rs or list(RS if can_merge(host) else (0,))
     configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)

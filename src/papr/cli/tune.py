@@ -105,16 +105,16 @@ def tune(
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
-    from papr.evaluate import prepare_for
-    from papr.evaluate.searching import Goal
-    from papr.evaluate.sweep import RS, can_merge, grid
-    from papr.evaluate.tuning import tune as run
-
     check_alone("tune")
     check_file(out_file, "--out")
     check_file(json_file, "--json")
     sizes, names = parse_sizes(proposal_sizes), parse_list(proposals, str, "--proposals")
     rs = None if merge_r is None else parse_list(merge_r, int, "--merge-r")
+    from papr.evaluate import prepare_for
+    from papr.evaluate.searching import Goal
+    from papr.evaluate.sweep import RS, can_merge, grid
+    from papr.evaluate.tuning import tune as run
+
     Goal.read(sure, target_agreement, target_cosine, target_speedup)
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     rs = rs or list(RS if can_merge(host) else (0,))

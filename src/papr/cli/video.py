@@ -1,16 +1,16 @@
 """`papr video`: see what is kept of a clip over time, and what that saves."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import torch
 import typer
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
 
 from papr.cli.common import (
     ProposalName,
@@ -22,20 +22,18 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
-from papr.compare import Row, compare
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_folder, write_json
-from papr.hosts.inputs import pixel_shape
-from papr.hub import VIDEO_HOSTS, create_video, video_statistics
-from papr.proposals import Proposal
-from papr.pruning import prune, selection
-from papr.selecting import Selection
-from papr.twins import twin
-from papr.video import POLICIES, Video, View, average_views, open_video, views
-from papr.video.overlay import overlay, write_gif, write_mp4
-from papr.video.sampling import normalise, read_crops, window
+from papr.names import VIDEO_HOSTS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from papr.compare import Row
+    from papr.video import Video, View
 
 _SIDE = 336  # pixels of a shown frame, about; whole pixels for each patch
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -100,8 +98,13 @@ def video(
     config = PruneConfig(keep, proposal_size=parse_proposal_size(proposal_size), score=score)
     if windows is not None and start:
         raise ConfigError("expected --windows or --start, got both")
-    target = pick_device(device)
     check_folder(out_dir, "--out")
+    from papr.hub import create_video, video_statistics
+    from papr.proposals import Proposal
+    from papr.video import open_video
+    from papr.video.overlay import write_gif, write_mp4
+
+    target = pick_device(device)
     with open_video(clip, decoder) as source:
         out.print(
             f"{clip.name}: {source.frames} frames of {source.width} x {source.height} at "
@@ -178,6 +181,8 @@ def _check_times(source: Video, stride: int, starts: list[float]) -> None:
 
 def _clip_shape(host: nn.Module, name: str) -> tuple[int, int]:
     """(frames, side) of the clips that the host takes."""
+    from papr.hosts.inputs import pixel_shape
+
     shape = pixel_shape(host)
     if len(shape) != 4 or shape[2] != shape[3]:
         raise ConfigError(
@@ -194,6 +199,9 @@ def _windows(
     starts: list[float] | None,
 ) -> list[View]:
     """One view for each window: the centre crop."""
+    from papr.video import POLICIES, views
+    from papr.video.sampling import window
+
     length, side = shape
     policy = replace(
         POLICIES["consecutive"],
@@ -214,12 +222,13 @@ def _windows(
 
 def _pixels(source: Video, view: View, config: PruneConfig, device: torch.device) -> Tensor:
     """(1, T, 3, S, S), normalised for the host."""
+    from papr.video.sampling import normalise, read_crops
+
     assert config.mean is not None
     assert config.std is not None
     return normalise(read_crops(source, [view]), config.mean, config.std).to(device)
 
 
-@torch.inference_mode()
 def _look(
     source: Video,
     chosen: list[View],
@@ -229,9 +238,15 @@ def _look(
     compared: bool,
 ) -> tuple[list[_Seen], list[Tensor]]:
     """Each window through the pruned host, and through the dense one where answers count."""
+    import torch
+
+    from papr.pruning import prune, selection
+    from papr.selecting import Selection
+    from papr.twins import twin
+
     pruned = prune(twin(host), config)
     seen, dense = [], []
-    with progress("looking") as bar:
+    with torch.inference_mode(), progress("looking") as bar:
         for view in bar.track(chosen):
             pixels = _pixels(source, view, config, device)
             logits = pruned(pixels).logits[0].float().cpu()
@@ -247,6 +262,12 @@ def _look(
 
 def _draw(source: Video, chosen: list[View], seen: list[_Seen]) -> list[Any]:
     """The overlay of all windows, one after the other."""
+    import torch
+
+    from papr.video import POLICIES, views
+    from papr.video.overlay import overlay
+    from papr.video.sampling import read_crops
+
     grid = seen[0].mask.shape
     side = round(_SIDE / grid[2]) * grid[2] if grid[2] <= _SIDE else grid[2]
     crop = replace(POLICIES["uniform"], size=side)
@@ -290,6 +311,10 @@ def _kept_table(source: Video, chosen: list[View], seen: list[_Seen]) -> Table:
 
 def _top(host: nn.Module, seen: list[_Seen], dense: list[Tensor]) -> dict[str, list[Any]]:
     """The likeliest classes (name, probability), means over the windows."""
+    import torch
+
+    from papr.video import average_views
+
     names = getattr(getattr(host, "config", None), "id2label", {})
     answers = {"pruned": [one.logits for one in seen], "dense": dense}
     top = {}
@@ -313,6 +338,8 @@ def _top_table(top: dict[str, list[Any]], windows: int) -> Table:
 
 
 def _time(pixels: Tensor, host: nn.Module, config: PruneConfig, rounds: int) -> list[Row]:
+    from papr.compare import compare
+
     with progress("timing") as bar:
         task = bar.add_task("timing", total=2 * (rounds + 1))
         return compare(

@@ -1,0 +1,32 @@
+"""Names that options offer, where the help of a command can have them without importing torch.
+
+`tests/test_lean.py` holds them to what they name.
+"""
+
+from typing import Any
+
+#: Video transformers that need no download: name -> transformers' configuration class and its
+#: fields. Their weights are random; the pretrained ones (VideoMAE's are CC-BY-NC-4.0) come by the
+#: name that the hub knows them by, such as MCG-NJU/videomae-base-finetuned-kinetics.
+VIDEO_HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "videomae_small": ("VideoMAEConfig", {"hidden_size": 384, "num_attention_heads": 6}),
+    "videomae_base": ("VideoMAEConfig", {}),
+    "videomae_large": (
+        "VideoMAEConfig",
+        {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24},
+    ),
+    "videomae_huge": (
+        "VideoMAEConfig",
+        {"hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 32},
+    ),
+    "vivit_base": ("VivitConfig", {}),
+    "vjepa2_large": ("VJEPA2Config", {"frames_per_clip": 16}),
+}
+#: Of `papr.proposals.clip_nets`, which has their weights.
+CLIP_NETS = ("x3d_s", "x3d_m", "slowonly_r50", "slowonly_r101", "s3d", "mc3_18", "r2plus1d_18")
+#: Of `papr.video.POLICIES`.
+POLICIES = ("videomae", "mmaction2", "mmaction2-slowonly", "uniform", "consecutive")
+#: Of `papr.baselines.cams.METHODS`.
+CAMS = ("papr", "gradcam", "gradcam++", "layercam", "eigencam", "scorecam", "softcam")
+#: Of a deletion or insertion curve, `papr.measure.curves.STEPS`.
+CURVE_STEPS = 14
