@@ -39,6 +39,7 @@ def test_mask(photographs: Path, tmp_path: Path) -> None:
         with Image.open(tmp_path / "o" / line["picture"]) as picture:
             assert picture.size == (3 * 96 + 12, 64 + 22)
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        ".papr",
         "a-2-papr.png",
         "a-papr.png",
         "masks.jsonl",

@@ -13,6 +13,11 @@ from papr.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
+#: The file in a folder of results: nothing below is ever taken for data.
+MARKER = ".papr"
+#: How the names of pictures end that commands draw beside the user's own.
+DRAWN = ("-papr.png", "-papr.gif", "-papr.mp4", "-cams.png")
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -42,6 +47,17 @@ def check_folder(folder: Path, option: str) -> None:
         raise ConfigError(
             f"expected {option} to be a folder that can be written to, got {folder}: {found} {what}"
         )
+
+
+def make_output(folder: Path) -> None:
+    """Make a folder for results, and mark it as one, so that no later run takes them for data.
+
+    A folder that holds something already is not marked: it may be where the user's pictures are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if all(path.name.startswith(".") for path in folder.iterdir()):
+        with contextlib.suppress(OSError):  # another user's
+            (folder / MARKER).write_text("papr wrote this folder: nothing in it is data\n")
 
 
 def check_file(path: Path | None, option: str) -> None:

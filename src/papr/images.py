@@ -19,6 +19,7 @@ from papr.errors import PaprError
 from papr.proposals import Proposal
 from papr.selecting import Selection, kept_count, select
 from papr.significance import to_grid
+from papr.walking import WalkError, look
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
@@ -37,17 +38,22 @@ class ImageError(PaprError, ValueError):
 def find_images(paths: list[Path]) -> list[Path]:
     """The image files among files and folders, folders searched to the bottom, in order.
 
+    Of folders, names with a leading dot are left out, and folders that papr wrote.
+
     Raises:
-        ImageError: a path does not exist, or a folder holds no image.
+        ImageError: a path does not exist, a folder holds no image, or links go round in it.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
-            )
+            try:
+                seen = look(path)
+            except WalkError as error:
+                raise ImageError(str(error)) from None
+            inside = sorted(path / name for name in seen.of(SUFFIXES))
             if not inside:
-                raise ImageError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {path}, none")
+                kinds = ", ".join(sorted(SUFFIXES))
+                raise ImageError(f"expected images ({kinds}) in {path}, none{seen.why_none()}")
             found += inside
         elif path.exists():
             found.append(path)

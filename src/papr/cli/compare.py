@@ -27,7 +27,7 @@ from papr.cli.common import (
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, check_folder, write_image, write_json
+from papr.files import check_file, check_folder, make_output, write_image, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -376,6 +376,7 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
     album.show([path for path, _ in shown])
     chosen = dict(selections(found, album.pixels([photograph for _, photograph in shown])))
     names = distinct_names([path for path, _ in shown])
+    make_output(out_dir)
     for i, ((path, photograph), name) in enumerate(zip(shown, names, strict=True)):
         pictures = [(path.name, photograph)]
         for rival, module in found.models.items():

@@ -16,7 +16,7 @@ from papr.cli.common import out, parse_list, progress, with_quartiles
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, check_folder, write_image, write_json
+from papr.files import check_file, check_folder, make_output, write_image, write_json
 from papr.names import CAMS, CURVE_STEPS
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def compare_cam(
     times = _time(cams, photographs, batch, rounds, target)
     quality = CamQuality(lean, folded(net), folded(judge), keep, patch, steps, seed)
     limits = (curve_images, scorecam_images, figures)
+    make_output(out_dir)
     _measure(quality, photographs, limits, target, out_dir)
     if times:
         out.print(_time_table(cams, times, rounds))

@@ -13,7 +13,7 @@ from rich.table import Table
 from papr.cli.common import out, progress, speed_table
 from papr.environment import describe_device
 from papr.errors import PaprError
-from papr.files import write_image
+from papr.files import make_output, write_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -120,6 +120,7 @@ def _draw(
     masks = {keep: selection.mask() for keep, selection in chosen.items()}
     scores = chosen[KEEPS[0]].scores
     assert scores is not None
+    make_output(out_dir)
     panels = []
     for i, (name, photograph) in enumerate(photographs.items()):
         pictures = [(name, photograph), ("significance", heat_map(photograph, scores[i]))]

@@ -15,7 +15,7 @@ from papr.cli.common import (
 )
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError
-from papr.files import atomic, write_image
+from papr.files import atomic, make_output, write_image
 
 
 def mask(
@@ -58,6 +58,7 @@ def mask(
     paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
     who = Proposal(proposal)
     reader = Reader(lambda photograph: fit(photograph, size, patch))
+    make_output(out_dir)
     with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
         for path, name in bar.track(list(zip(paths, distinct_names(paths), strict=True))):
             photograph = reader.read(path)

@@ -25,7 +25,7 @@ from papr.cli.common import (
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_folder, write_json
+from papr.files import check_folder, make_output, write_json
 from papr.names import VIDEO_HOSTS
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def video(
         first = _pixels(source, chosen[0], config, target)
     fps = source.fps / stride if source.fps else 7.0
     files = {kind: out_dir / f"{clip.stem}-papr.{kind}" for kind in ("mp4", "gif", "json")}
+    make_output(out_dir)
     codec = write_mp4(files["mp4"], pictures, fps)
     write_gif(files["gif"], pictures, fps)
     out.print(_kept_table(source, chosen, seen))

@@ -1,14 +1,13 @@
 """Samples that are files: folders of images or videos, lists of them, one by itself."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from papr.classes import NO_CLASSES, UNUSED, Classes, natural_key, number_labels
 from papr.evaluate.sources import DataError, Folder
 from papr.images import SUFFIXES
 from papr.video import read_labels
+from papr.walking import Look, WalkError, look
 
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"),
@@ -16,56 +15,16 @@ VIDEO_SUFFIXES = {
 }
 
 
-class Look(NamedTuple):
-    """What lies in a folder, down to its bottom; paths inside it, in order.
-
-    Attributes:
-        files: all that are no folders.
-        unread: folders that cannot be read, with the reason.
-    """
-
-    files: list[str]
-    unread: list[str]
-
-    def of(self, suffixes: set[str]) -> list[str]:
-        """Files with one of these suffixes."""
-        return [path for path in self.files if suffix(path) in suffixes]
-
-
-def suffix(path: str) -> str:
-    """The last suffix of a file's name, in small letters; "" where there is none."""
-    return os.path.splitext(path)[1].lower()  # noqa: PTH122 - a Path for each of 10^7 takes a minute
-
-
-def look(root: Path) -> Look:
-    """Walk through a folder, through links too.
+def walk(root: Path) -> Look:
+    """What lies in a folder; see `papr.walking.look`.
 
     Raises:
         DataError: a link leads back to a folder above it.
     """
-    files: list[str] = []
-    unread: list[str] = []
-
-    def note(error: OSError) -> None:
-        where = os.path.relpath(error.filename, root)
-        unread.append(f"{where}{os.sep} ({error.strerror})")
-
-    top = str(root)
-    above: dict[str, tuple[str, ...]] = {
-        top: (str(root.resolve()),)
-    }  # folder -> real folders on the way down to it
-    for folder, inner, names in os.walk(top, onerror=note, followlinks=True):
-        way = above.pop(folder)
-        for name in inner:
-            path = os.path.join(folder, name)  # noqa: PTH118 - as os.walk names it
-            link = os.path.islink(path)  # noqa: PTH114 - Path's raises where it may not look
-            real = str(Path(path).resolve()) if link else f"{way[-1]}{os.sep}{name}"
-            if link and real in way:
-                raise DataError(f"expected a folder without circles, {path} leads back to {real}")
-            above[path] = (*way, real)
-        inside = "" if folder == top else os.path.relpath(folder, top).replace(os.sep, "/") + "/"
-        files += [inside + name for name in names]
-    return Look(sorted(files), sorted(unread))
+    try:
+        return look(root)
+    except WalkError as error:
+        raise DataError(str(error)) from None
 
 
 def open_folder(
@@ -86,14 +45,14 @@ def open_folder(
     what, suffixes = ("videos", VIDEO_SUFFIXES) if clips else ("images", SUFFIXES)
     if not root.is_dir():
         raise DataError(f"expected a folder of {what}, got {root}")
-    seen = seen or look(root)
+    seen = seen or walk(root)
     paths = seen.of(suffixes)
     if not paths:
-        why = f", {len(seen.unread)} folders cannot be read" if seen.unread else ""
-        raise DataError(f"expected {what} ({', '.join(sorted(suffixes))}) in {root}, none{why}")
+        kinds = ", ".join(sorted(suffixes))
+        raise DataError(f"expected {what} ({kinds}) in {root}, none{seen.why_none()}")
     paths.sort(key=lambda path: (natural_key(path), path))  # timm's order, without ties
     known = set(paths)
-    ignored = [path for path in seen.files if path not in known] + seen.unread
+    ignored = sorted([path for path in seen.files if path not in known] + seen.left_out)
     labels, note = number_labels(paths, classes)
     return Folder(root, paths, labels, ignored, note, "videos" if clips else "folder")
 

@@ -10,6 +10,7 @@ from pyarrow import fs
 from papr.errors import one_line
 from papr.evaluate.sources import DataError, Item, Source, digest
 from papr.images import SUFFIXES
+from papr.walking import is_hidden
 
 _SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
 
@@ -96,7 +97,8 @@ def open_objects(address: str) -> Objects:
     listed = [info for info in found if info.type == fs.FileType.File]
     sizes = {info.path[len(root) + 1 :]: info.size for info in listed}
     names = sorted(sizes)
-    paths = [name for name in names if name.lower().endswith(tuple(SUFFIXES))]
+    usable = [name for name in names if not is_hidden(name)]
+    paths = [name for name in usable if name.lower().endswith(tuple(SUFFIXES))]
     if not paths:
         raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {address}, none")
     known = set(paths)

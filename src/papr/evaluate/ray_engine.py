@@ -21,9 +21,9 @@ from papr.errors import ConfigError, PaprError
 from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, make_batch
 from papr.evaluate.objects import Objects
 from papr.evaluate.predictor import Predictor
-from papr.evaluate.runs import ROWS
 from papr.evaluate.sources import Chosen, DataError, Folder, Item, Source, item_or_fault, to_its_end
 from papr.evaluate.stores import Store, writer
+from papr.walking import ROWS
 
 if TYPE_CHECKING:
     from ray.data import Dataset

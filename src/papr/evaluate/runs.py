@@ -6,6 +6,7 @@ A run owns a folder:
     rows/SHARD-PART.parquet  one row a sample (and contender), each file whole or not there
     times-RANK.jsonl         seconds of each finished part, one line each, appended
     summary.json             the figures, when all rows are there
+    .papr                    says that nothing here is data
     .lock                    held while a run is going on
 
 Work is divided into parts (see `loading`); a part's rows are written in one atomic step when its
@@ -33,12 +34,13 @@ from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, loader
 from papr.evaluate.locks import locked
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.sources import Source
-from papr.files import atomic, check_folder, write_json
+from papr.files import atomic, check_folder, make_output, write_json
+from papr.walking import CONFIGURATION, ROWS
 
 _META = b"papr"
 #: Samples done since the last call, and how many there are to do, or None.
 Watch = Callable[[int, int | None], object]
-CONFIGURATION, ROWS, SUMMARY = "configuration.json", "rows", "summary.json"
+SUMMARY = "summary.json"
 #: Folders inside a run's that nobody needs once it has ended.
 PASSING = ".index-"
 
@@ -258,6 +260,7 @@ def claimed(folder: Folder, configuration: dict[str, Any], ranks: Ranks) -> Iter
 
         def claim() -> None:
             folder.check(configuration)  # before anything is made in it
+            make_output(folder.path)
             stack.enter_context(locked(folder.path))
             folder.claim(configuration)
 

@@ -13,6 +13,7 @@ from papr.classes import Classes, count_of
 from papr.errors import PaprError
 from papr.images import SUFFIXES
 from papr.measure import spread
+from papr.walking import suffix
 
 
 class DataError(PaprError, ValueError):
@@ -273,7 +274,7 @@ def open_source(
         if listed:
             start = Path(root) if root else None
             return folders.open_list(path, count_of(classes), start, clips=clips)
-        if folders.suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
+        if suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
             return folders.open_file(path, clips=clips)
     if not clips and objects.is_address(text) and not shards.is_shard(text):
         return objects.open_objects(text)
@@ -291,7 +292,7 @@ def _open_directory(path: Path, classes: Classes, clips: bool) -> Source:
 
     if not clips and huggingface.is_saved(path):
         return huggingface.open_data_set(str(path), classes)
-    seen = folders.look(path)
+    seen = folders.walk(path)
     if not clips and not seen.of(SUFFIXES):
         inside = [str(path / file) for file in seen.files]
         if found := [file for file in inside if shards.is_shard(file)]:

@@ -13,8 +13,9 @@ from pyarrow import fs
 
 from papr.evaluate.loading import Skipped
 from papr.evaluate.objects import filesystem
-from papr.evaluate.runs import CONFIGURATION, ROWS, check_claim
-from papr.files import check_folder
+from papr.evaluate.runs import check_claim
+from papr.files import check_folder, make_output
+from papr.walking import CONFIGURATION, ROWS
 
 _NOTHING = np.empty(0, np.int64)
 
@@ -86,6 +87,8 @@ class Store:
         except FileNotFoundError:
             pass
         if check_claim(found, configuration, bool(self.names()), self.out):
+            if "://" not in self.out:
+                make_output(Path(self.out))
             self.note(CONFIGURATION, configuration)
         whole: dict[str, Any] = json.loads(json.dumps(configuration))
         return whole

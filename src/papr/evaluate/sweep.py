@@ -28,6 +28,7 @@ from papr.measure import pareto
 from papr.plots import Line, Panel, Spot, draw_html, draw_png
 from papr.pruning import prune, unprune, unwrap
 from papr.twins import twin
+from papr.walking import PLOT, TABLE
 
 PAPR = "papr"
 #: What a front is drawn over, and the headings of the axes.
@@ -118,7 +119,7 @@ class Sweep:
             What was written.
         """
         folder = Path(folder)
-        written = [folder / "sweep.json", folder / "sweep.csv", folder / "sweep.png"]
+        written = [folder / TABLE, folder / "sweep.csv", folder / PLOT]
         write_json(written[0], self.to_dict())
         write_text(written[1], self._csv())
         draw_png(written[2], self.panels(), note)
