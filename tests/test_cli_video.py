@@ -127,6 +127,20 @@ def test_random_weights_answer_nothing(
     assert report["weights"] == "no trained classifier"
 
 
+def test_seconds_are_those_of_the_time_stamps(host: Path, tmp_path: Path) -> None:
+    """Ten frames a second for two seconds, then one a second."""
+    stamps = [*range(20), *range(20, 220, 10)]
+    clip = clips.write(tmp_path / "a.mkv", clips.pictures(40, 64, 64), stamps=stamps)
+    arguments = ["--model", host, "--out", tmp_path, "--rounds", 0, "--stride", 2]
+    output, report = run(clip, *arguments, "--start", 7, "--start", 10)
+    assert "40 frames of 64 x 64 in 22.0 s" in output
+    assert [w["frames"] for w in report["windows"]] == [[25, 27, 29, 31], [28, 30, 32, 34]]
+    assert [w["seconds"] for w in report["windows"]] == [[7.0, 13.0], [10.0, 16.0]]
+    assert "7.0 - 13.0" in output
+    with open_video(tmp_path / "a-papr.mp4") as video:
+        assert video.fps == pytest.approx(0.5)
+
+
 def test_a_host_without_a_trained_head_answers_nothing(
     clip: Path, host: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -107,9 +108,10 @@ def video(
     target = pick_device(device)
     with open_video(clip, decoder) as source:
         out.print(
-            f"{clip.name}: {source.frames} frames of {source.width} x {source.height} at "
-            f"{source.fps:g} per second, read by {source.backend}",
+            f"{clip.name}: {source.frames} frames of {source.width} x {source.height} in "
+            f"{source.duration:.1f} s, {source.fps:g} per second, read by {source.backend}",
             highlight=False,
+            markup=False,
         )
         _check_times(source, stride, start or [])
         who = Proposal(proposal)
@@ -124,7 +126,7 @@ def video(
         seen, dense = _look(source, chosen, host, config, target, compared=pretrained)
         pictures = _draw(source, chosen, seen)
         first = _pixels(source, chosen[0], config, target)
-    fps = source.fps / stride if source.fps else 7.0
+    fps = _rate(source, chosen, stride)
     files = {kind: out_dir / f"{clip.stem}-papr.{kind}" for kind in ("mp4", "gif", "json")}
     make_output(out_dir)
     codec = write_mp4(files["mp4"], pictures, fps)
@@ -173,10 +175,9 @@ def _check_times(source: Video, stride: int, starts: list[float]) -> None:
             f"expected --stride below the video's {source.frames} frames, got {stride}"
         )
     for seconds in starts:
-        if not isfinite(seconds) or not 0 <= round(seconds * source.fps) < source.frames:
+        if not isfinite(seconds) or not 0 <= seconds < source.duration:
             raise ConfigError(
-                f"expected --start within the video's {source.frames / source.fps:.2f} s, "
-                f"got {seconds:g}"
+                f"expected --start within the video's {source.duration:.2f} s, got {seconds:g}"
             )
 
 
@@ -216,7 +217,7 @@ def _windows(
         return found
     chosen = []
     for seconds in starts:
-        frames = window(source.frames, round(seconds * source.fps), length, stride)
+        frames = window(source.frames, source.frame_at(seconds), length, stride)
         chosen.append(replace(found[0], frames=frames))
     return chosen
 
@@ -279,14 +280,19 @@ def _draw(source: Video, chosen: list[View], seen: list[_Seen]) -> list[Any]:
     fractions = mask.float().mean((1, 2)).repeat_interleave(len(frames) // len(mask))
     numbers = [number for view in chosen for number in view.frames]
     captions = [
-        f"{_seconds(source, number):.1f} s   kept {fraction:.0%}"
+        f"{source.seconds[number]:.1f} s   kept {fraction:.0%}"
         for number, fraction in zip(numbers, fractions.tolist(), strict=True)
     ]
     return overlay(frames, mask, scores, captions)
 
 
-def _seconds(source: Video, frame: int) -> float:
-    return frame / source.fps if source.fps else 0.0
+def _rate(source: Video, chosen: list[View], stride: int) -> float:
+    """Pictures a second that play the windows as fast as the video, on average."""
+    pairs = [pair for view in chosen for pair in pairwise(view.frames)]
+    steps = [source.seconds[b] - source.seconds[a] for a, b in pairs if b - a == stride]
+    if sum(steps):
+        return len(steps) / sum(steps)
+    return source.fps / stride if source.fps else 7.0
 
 
 def _fractions(one: _Seen) -> list[float]:
@@ -305,7 +311,8 @@ def _kept_table(source: Video, chosen: list[View], seen: list[_Seen]) -> Table:
     for view, one in zip(chosen, seen, strict=True):
         fractions = _fractions(one)
         bars = "".join(_BLOCKS[min(7, int(8 * f / highest))] if f else " " for f in fractions)
-        span = f"{_seconds(source, view.frames[0]):.1f} - {_seconds(source, view.frames[-1]):.1f}"
+        first, last = source.seconds[view.frames[0]], source.seconds[view.frames[-1]]
+        span = f"{first:.1f} - {last:.1f}"
         table.add_row(span, bars, f"{min(fractions):.0%}", f"{max(fractions):.0%}")
     return table
 
@@ -363,6 +370,7 @@ def _clip_facts(source: Video) -> dict[str, Any]:
         "path": str(source.path),
         "frames": source.frames,
         "fps": source.fps,
+        "seconds": source.duration,
         "size": [source.height, source.width],
         "decoder": source.backend,
     }
@@ -372,7 +380,7 @@ def _window_facts(source: Video, chosen: list[View], seen: list[_Seen]) -> list[
     return [
         {
             "frames": list(view.frames),
-            "seconds": [round(_seconds(source, view.frames[i]), 3) for i in (0, -1)],
+            "seconds": [round(source.seconds[view.frames[i]], 3) for i in (0, -1)],
             "resized": list(view.resized),
             "crop": [view.top, view.left, view.size, view.size],
             "grid": list(one.mask.shape),

@@ -1,7 +1,8 @@
 """Frames of a video by their number, through torchcodec or PyAV, whichever is there.
 
 Both give the same frames for the same numbers: those a player would show, in presentation order,
-counted from 0, turned upright as the container's rotation says.
+counted from 0, turned upright as the container's rotation says. Seconds come from the time stamps;
+where these jump, as in joined files, frames are counted by decoding them.
 """
 
 import operator
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from papr.errors import VideoError
+from papr.video.timeline import frame_at, timeline
 
 #: In the order in which `open_video` tries them.
 BACKENDS = ("torchcodec", "pyav")
@@ -30,6 +32,7 @@ class Video(ABC):
         path: the file.
         backend: the library that decodes it, one of `BACKENDS`.
         frames: how many frames it has, counted, not taken from the container's header.
+        seconds: when each frame is shown, from the first on, by their time stamps.
         fps: frames per second, the average over the whole video (the rate may vary).
         height: of an upright frame, in pixels.
         width: of an upright frame, in pixels.
@@ -41,10 +44,12 @@ class Video(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._explained(f"cannot read the video {path}"):
-            self.frames, fps = self._open()
-        self.fps = round(fps, 6)  # of times in floats
+            stamps, rate = self._open()
+        self.frames = len(stamps)
         if self.frames < 1:
             raise VideoError(f"expected a video with frames, {path} has none")
+        self.seconds = timeline(stamps, rate, gaps=not is_stream(path))
+        self.fps = round((self.frames - 1) / self.seconds[-1] if self.seconds[-1] else rate, 6)
         # A file that was cut off shows it at its end.
         self.height, self.width = self.read([self.frames - 1]).shape[-2:]
 
@@ -78,9 +83,29 @@ class Video(ABC):
         place = {index: i for i, index in enumerate(unique)}
         return decoded[torch.tensor([place[index] for index in wanted])]
 
+    @property
+    def duration(self) -> float:
+        """Seconds to the end of the last frame, which lasts as long as the one before it."""
+        if self.frames == 1:
+            return 1 / self.fps if self.fps else 0.0
+        return round(2 * self.seconds[-1] - self.seconds[-2], 6)
+
+    def frame_at(self, moment: float) -> int:
+        """The number of the frame on view at a moment.
+
+        Args:
+            moment: in seconds from the first frame, from 0 to `duration`.
+        """
+        return frame_at(self.seconds, moment, self.fps)
+
     @abstractmethod
-    def _open(self) -> tuple[int, float]:
-        """Open `path`; return the number of frames and the frames per second."""
+    def _open(self) -> tuple[Sequence[float | None], float]:
+        """Open `path`.
+
+        Returns:
+            The stamps of the frames in the order they are shown in, in seconds, None where they
+            have none; and the frames per second that the header names, 0 where it does not.
+        """
 
     @abstractmethod
     def _decode(self, indices: list[int]) -> Tensor:
@@ -186,6 +211,10 @@ def missing(backend: str) -> str:
             # Older ones raise at import where there is no FFmpeg; this is None in newer ones.
             if getattr(torchcodec, "ffmpeg_major_version", 0) is None:
                 return "torchcodec finds no FFmpeg to load: install FFmpeg's shared libraries"
+            import torchcodec.decoders
+
+            if not hasattr(torchcodec.decoders, "Demuxer"):
+                return "torchcodec is older than 0.17, whose frames can be counted by decoding them"
     except ImportError:
         package = "torchcodec" if backend == "torchcodec" else "PyAV"
         advice = "pip install torchcodec" if backend == "torchcodec" else _INSTALL
@@ -203,6 +232,14 @@ def _opened(path: Path, backend: str) -> Video:
     from papr.video.with_pyav import PyAVVideo
 
     return PyAVVideo(path)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a file is an MPEG transport or program stream, whose stamps jump where it was cut."""
+    with path.open("rb") as file:
+        head = file.read(197)
+    packets = head[:1] == head[188:189] == b"G" or head[4:5] == head[196:197] == b"G"
+    return packets or head.startswith(b"\0\0\1\xba")
 
 
 def _check_file(path: Path) -> None:
