@@ -53,7 +53,7 @@ def budgets(scores: Tensor, share: float, target: float) -> Tensor:
     carried = ranked.cumsum(1)
     wanted = (carried < share * carried[:, -1:]).sum(1) + 1
     wanted[carried[:, -1] == 0] = kept_count(target, weights.shape[1])
-    steps = torch.tensor(ladder(target, weights.shape[1]))
+    steps = torch.tensor(ladder(target, weights.shape[1]), device="cpu")
     return steps[(wanted.unsqueeze(1) - steps).abs().argmin(1)]
 
 

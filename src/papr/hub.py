@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from papr.ambient import neutral
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple, check_statistics
 from papr.errors import ConfigError, one_line
 from papr.names import VIDEO_HOSTS as VIDEO_HOSTS
@@ -44,12 +45,10 @@ def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     """
     import timm
 
-    model: nn.Module
-    if not pretrained:
-        model = timm.create_model(name, pretrained=False, **kwargs)
-        return model
-    with torch.random.fork_rng(devices=[]), _patient_only_online():
-        model = timm.create_model(name, pretrained=True, **kwargs)
+    random = not pretrained and not kwargs.get("checkpoint_path")
+    online = _patient_only_online() if pretrained else contextlib.nullcontext()
+    with neutral(draws=random), online:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
     return model
 
 
@@ -75,7 +74,7 @@ def create_video(name: str) -> tuple[nn.Module, bool]:
         width = fields.get("hidden_size")
         more = {} if width is None else {"intermediate_size": 4 * width}
         config = getattr(transformers, kind)(**fields, **more, num_labels=400)
-        with _same_draws():
+        with neutral(seed=0):  # a run that is taken up again needs its host
             model = transformers.AutoModelForVideoClassification.from_config(config)
         return model.eval(), False
     return _from_hub(
@@ -236,7 +235,7 @@ def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tup
             return create(name, pretrained=True).eval(), "pretrained"
         except Exception as error:  # whatever the hub's HTTP stack of the day raises
             why = one_line(error)
-    with _same_draws():
+    with neutral(seed=0):  # a run that is taken up again needs its host
         return create(name, pretrained=False, **own).eval(), Weights("random").because(why)
 
 
@@ -249,26 +248,18 @@ def _create_torchvision(name: str) -> tuple[nn.Module, str]:
     try:
         if not downloaded(weights.url).is_file():
             check_reachable(weights.url)
-        with torch.random.fork_rng(devices=[]):
+        with neutral():
             return get_model(name, weights=weights).eval(), "pretrained"
     except Exception as error:  # an HTTP error, or a file that does not fit its hash
         why = one_line(error)
-    with _same_draws():
+    with neutral(seed=0):  # a run that is taken up again needs its host
         return get_model(name, weights=None).eval(), Weights("random").because(why)
-
-
-@contextlib.contextmanager
-def _same_draws() -> Iterator[None]:
-    """Random weights are the same every time: a run that is taken up again needs its host."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def _from_hub(kind: Any, name: str, otherwise: str) -> tuple[nn.Module, bool]:
     """A model of transformers in eval mode, and whether all its weights were found."""
     try:
-        with _patient_only_online(), _without_bars(), _same_draws():
+        with _patient_only_online(), _without_bars(), neutral(seed=0):
             model, found = kind.from_pretrained(name, output_loading_info=True)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ConfigError(f"cannot load {name} ({one_line(error)}); {otherwise}") from error

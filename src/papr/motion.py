@@ -32,7 +32,7 @@ def motion_map(clip: Tensor, grid: Sequence[int]) -> Tensor:
     t, h, w = grid
     frames, height, width = clip.shape[2:]
     if t < 2:
-        return torch.zeros(clip.shape[0], t, h, w, device=clip.device)
+        return torch.zeros(clip.shape[0], t, h, w, dtype=torch.float32, device=clip.device)
     tubelet = frames // t
     change = (clip[:, :, tubelet:] - clip[:, :, :-tubelet]).abs().mean(1, dtype=torch.float32)
     cells = F.avg_pool3d(change.unsqueeze(1), (tubelet, height // h, width // w)).squeeze(1)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from papr.ambient import neutral
 from papr.errors import ConfigError, PaprError, ProposalError
 from papr.proposals import Proposal
 from papr.proposals.folding import cheapen
@@ -98,7 +99,7 @@ def cam(name: str, net: nn.Module, only_last: bool = False, fold: bool = True) -
         raise ConfigError(f"expected a method among {', '.join(METHODS)}, got {name!r}")
     kind = _KINDS[name]
     run: Callable[[Tensor], Tensor]
-    with torch.inference_mode(False):  # weights made in it could not be used with gradients
+    with neutral():  # weights made in inference mode could not be used with gradients
         if kind.library is None:
             score = "softcam" if name == "softcam" else "significance"
             weight = floating_weight(net)
@@ -114,8 +115,9 @@ def folded(net: nn.Module) -> nn.Module:
     """A cheaper copy of a classifier, on its device: frozen, batch norms folded, channels last."""
     weight = floating_weight(net)
     assert weight is not None
-    example = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    cheap = cheapen(copy.deepcopy(net).cpu().float(), "forward", example)
+    with neutral():
+        example = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        cheap = cheapen(copy.deepcopy(net).cpu().float(), "forward", example)
     return cheap.to(memory_format=torch.channels_last).to(weight.device)
 
 

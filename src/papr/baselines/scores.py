@@ -33,10 +33,11 @@ def random_scores(seed: int | None = 0, cell: Cell = 8) -> Scores:
     def scores(pixels: Tensor) -> Tensor:
         device = pixels.device
         if seed is None:
-            return torch.rand(_cells(pixels, cell), device=device)
+            return torch.rand(_cells(pixels, cell), dtype=torch.float32, device=device)
         if device not in generators:
             generators[device] = torch.Generator(device).manual_seed(seed)
-        return torch.rand(_cells(pixels, cell), generator=generators[device], device=device)
+        shape, own = _cells(pixels, cell), generators[device]
+        return torch.rand(shape, generator=own, dtype=torch.float32, device=device)
 
     return scores
 
@@ -50,8 +51,9 @@ def centre_scores(cell: Cell = 8) -> Scores:
 
     def scores(pixels: Tensor) -> Tensor:
         shape = _cells(pixels, cell)
-        y = torch.linspace(-1, 1, shape[-2], device=pixels.device)
-        x = torch.linspace(-1, 1, shape[-1], device=pixels.device)
+        device = pixels.device
+        y = torch.linspace(-1, 1, shape[-2], dtype=torch.float32, device=device)
+        x = torch.linspace(-1, 1, shape[-1], dtype=torch.float32, device=device)
         return -(y[:, None] ** 2 + x[None, :] ** 2).expand(shape)
 
     return scores
@@ -79,7 +81,7 @@ def stride_scores(cell: Cell = 16, tubelet: int = 1) -> Scores:
             grid[0] = max(1, grid[0] // tubelet)
         key = (pixels.device, tuple(grid))
         if key not in made:
-            made[key] = _stride_order(grid).to(pixels.device)
+            made[key] = _stride_order(grid, pixels.device)
         return made[key].expand(batch, *grid)
 
     return scores
@@ -114,35 +116,36 @@ def oracle_scores(scores: Tensor | Scores) -> Scores:
             raise SelectionError(
                 f"expected at most the {total} images there are scores of, got {batch}"
             )
-        rows = (torch.arange(batch) + given[0]) % total
+        rows = (torch.arange(batch, device=table.device) + given[0]) % total
         given[0] = (given[0] + batch) % total
-        return table[rows.to(table.device)].to(pixels.device)
+        return table[rows].to(pixels.device)
 
     return in_order
 
 
-def _stride_order(grid: list[int]) -> Tensor:
+def _stride_order(grid: list[int], device: torch.device) -> Tensor:
     """Minus the rank of each cell (*grid), float32 integers, by Bayer's matrix of its size.
 
     Recursively, of each square of four: upper left, lower right, upper right, lower left; the
     quarter that a cell lies in at the finest level counts most. In time the same by halves, and
     least, so that frames differ by one patch at most.
     """
-    y = torch.arange(grid[-2]).unsqueeze(1)
-    x = torch.arange(grid[-1]).unsqueeze(0)
-    rank = torch.zeros(grid[-2], grid[-1], dtype=torch.int64)
+    y = torch.arange(grid[-2], device=device).unsqueeze(1)
+    x = torch.arange(grid[-1], device=device).unsqueeze(0)
+    rank = y * 0 + x * 0
     for level in range(max(grid[-2:]).bit_length()):
         b = (y >> level) & 1
         a = ((x >> level) & 1) ^ b
         rank = rank * 4 + 2 * a + b
     if len(grid) == 3:
-        t, when = torch.arange(grid[0]), torch.zeros(grid[0], dtype=torch.int64)
+        t = torch.arange(grid[0], device=device)
+        when = t * 0
         for level in range(grid[0].bit_length()):
             when = when * 2 + ((t >> level) & 1)
         rank = rank * 2 ** grid[0].bit_length() + when.view(-1, 1, 1)
     # dense ranks, which float32 holds exactly to 2 ** 24
     order = rank.flatten().argsort(stable=True)
-    dense = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel()))
+    dense = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
     return -dense.view(rank.shape).float()
 
 

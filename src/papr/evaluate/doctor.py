@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from papr.ambient import neutral
 from papr.compare import compare
 from papr.config import DEFAULT_PROPOSAL, ProposalSize, Triple
 from papr.environment import environment
@@ -201,8 +202,8 @@ def _opened(data: Source | str | Path, host: nn.Module) -> Source:
 
 def _pixels(host: nn.Module, batch: int) -> Tensor:
     weight = next(host.parameters())
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(batch, *pixel_shape(host), generator=generator)
+    with neutral(seed=0):
+        drawn = torch.randn(batch, *pixel_shape(host))
     return drawn.to(device=weight.device, dtype=weight.dtype)
 
 

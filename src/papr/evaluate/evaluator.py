@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from papr.ambient import seed_on
 from papr.evaluate.answers import Answers, ask, classifier_path
 from papr.evaluate.contenders import Contender, kept_shares
 from papr.evaluate.loading import Batch
@@ -83,7 +84,7 @@ class Evaluator:
         dense: Answers | None = None
         best: list[int] | None = None  # the dense host's classes
         for contender, key in zip(self.contenders, self.keys, strict=True):
-            torch.manual_seed(_seed(batch))  # a random selection is the same whenever it is made
+            seed_on(self.device, _seed(batch))  # a random selection is the same at every call
             synchronize(self.device)
             start = time.perf_counter()
             found = ask(contender.model, pixels, batch.views, self._head)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from papr import hub
+from papr.ambient import neutral
 from papr.errors import ConfigError, one_line
 from papr.evaluate.evaluation import evaluate
 from papr.evaluate.preparing import open_for, timm_transform
@@ -96,7 +97,7 @@ def count(recipe: Recipe) -> Iterator[Counted]:
 
 @functools.lru_cache(maxsize=2)
 def _counting_proposal(name: str, size: tuple[int, int, int] | None) -> Proposal:
-    with torch.random.fork_rng(devices=[]):
+    with neutral():
         return Proposal(name, pretrained=False, size=size)
 
 
@@ -110,10 +111,8 @@ def _count(model: nn.Module, recipe: Recipe, row: Row, proposal: Proposal, pixel
 
 def _random_host(host: HostWeights, device: torch.device) -> nn.Module:
     """Without weights, the same draws every time, the global random state left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a run that is taken up again needs the same host
-        with device, _Readable():
-            return _make(host)
+    with neutral(seed=0), device, _Readable():  # a run taken up again needs the same host
+        return _make(host)
 
 
 class _Readable(TorchFunctionMode):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from papr.ambient import neutral
 from papr.errors import ConfigError, ExportError
 from papr.exporting.plain import Plain, first_line, place, plain
 from papr.graft import states
@@ -116,7 +117,7 @@ def _steady(eager: Plain, draw: Draw, shape: Shape) -> Tensor:
     rest: list[Tensor] = []
     for _ in range(_TRIES):
         images = draw(max(BATCHES), shape, generator).to(device, dtype)
-        nudge = torch.randn(images.shape, generator=generator).to(images) * _ROUNDING
+        nudge = noise(len(images), shape, generator).to(images) * _ROUNDING
         answers = [_tensors(eager(images + sign * nudge)) for sign in (1, -1, 0)]
         steady = ~_nearly_tied(eager, images)
         for other in answers[1:]:
@@ -150,7 +151,8 @@ def _nearly_tied(eager: Plain, images: Tensor) -> Tensor:
 
 def noise(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
     """Independent normal pixels, (count, *shape)."""
-    return torch.randn(count, *shape, generator=generator)
+    with neutral():
+        return torch.randn(count, *shape, generator=generator)
 
 
 def smooth(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
@@ -159,9 +161,9 @@ def smooth(count: int, shape: Shape, generator: torch.Generator) -> Tensor:
     Clips are made of such images, one for each frame.
     """
     planes = math.prod(shape[:-2])
-    images = torch.zeros(count, planes, *shape[-2:])
+    images = torch.zeros(count, planes, *shape[-2:], dtype=torch.float32, device="cpu")
     for cells in (2, 4, 8, 16, 32):
-        coarse = torch.randn(count, planes, cells, cells, generator=generator) * 2 / cells
+        coarse = noise(count, (planes, cells, cells), generator) * 2 / cells
         images += F.interpolate(coarse, size=shape[-2:], mode="bicubic")
     return images.view(count, *shape)
 

@@ -91,7 +91,8 @@ def plain(model: nn.Module, on_cpu: bool) -> Plain:
 def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """The device and the dtype of a model's pixels: those of its first floating weight."""
     weight = floating_weight(model)
-    weight = torch.empty(0) if weight is None else weight
+    if weight is None:
+        return torch.device("cpu"), torch.float32
     return weight.device, weight.dtype
 
 

@@ -89,7 +89,8 @@ def curves(
     ranks = order.argsort(dim=1).view_as(scores)
     taken = [round(patches * step / steps) for step in range(steps + 1)]
     found = [_judged(judge, pixels, ranks, classes, taken, batch, i) for i in (False, True)]
-    shares = torch.tensor([n / patches for n in taken], device=pixels.device)
+    parts = [n / patches for n in taken]
+    shares = torch.tensor(parts, dtype=torch.float32, device=pixels.device)
     return Curves(shares, *found)
 
 

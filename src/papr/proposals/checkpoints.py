@@ -169,7 +169,7 @@ def load(path: Path) -> Checkpoint:
     for key, empty in expected.items():
         value = theirs.get(_name(key, family, layout))
         if value is None:  # num_batches_tracked: _check has seen to it
-            value = torch.zeros(empty.shape)
+            value = torch.zeros(empty.shape, device="cpu")
         ours[key] = value.reshape(empty.shape).to(empty.dtype).contiguous()
     net.load_state_dict(ours, assign=True)
     return Checkpoint(family.networks[_depths(expected)], layout, net.eval())

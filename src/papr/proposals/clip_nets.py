@@ -14,10 +14,10 @@ trained on Kinetics, whose videos belong to those who uploaded them.
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from papr import hub
+from papr.ambient import neutral
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ProposalError, one_line
 from papr.proposals import checkpoints, slowonly, x3d
@@ -131,7 +131,7 @@ def load(source: str, pretrained: bool = True) -> ClipNet:
         raise ProposalError(
             f"expected one of {', '.join(NAMES)} or the path of a checkpoint, got {source!r}"
         )
-    with torch.device("cpu"):
+    with neutral(draws=not pretrained):
         if source in _TORCHVISION:
             return _torchvision(source, pretrained)
         if source not in NAMES:
@@ -166,8 +166,7 @@ def _torchvision(name: str, pretrained: bool) -> ClipNet:
     try:
         if pretrained and not hub.downloaded(weights.url).is_file():
             hub.check_reachable(weights.url)
-        with torch.random.fork_rng(devices=[], enabled=pretrained):
-            net = get_model(name, weights=weights if pretrained else None, progress=False)
+        net = get_model(name, weights=weights if pretrained else None, progress=False)
     except Exception as error:
         raise _out_of_reach(name, weights.url, error) from error
     seen = weights.transforms()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from papr.ambient import neutral
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ProposalError
 
@@ -99,7 +100,7 @@ def classifier(pretrained: bool = True, name: str = DEFAULT_PROPOSAL) -> nn.Modu
     import timm
 
     architecture = WHEELS[name].timm_name
-    with torch.random.fork_rng(devices=[], enabled=pretrained):  # loading must not move the seed
+    with neutral(draws=not pretrained):
         net: nn.Module = timm.create_model(architecture, pretrained=False)
     if pretrained:
         own, weights = net.state_dict(), load_weights(weight_file(name), name)

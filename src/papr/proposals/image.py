@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from papr.ambient import neutral
 from papr.config import (
     DEFAULT_PROPOSAL,
     ProposalSize,
@@ -85,7 +86,7 @@ class Proposal:
         self.name = source if isinstance(source, str) else type(source).__name__
         self.named = isinstance(source, str)
         if isinstance(source, str | nn.Module):
-            with torch.device("cpu"), torch.inference_mode(False):
+            with neutral(draws=not pretrained):
                 net = self._named(source, pretrained) if isinstance(source, str) else source
                 self._take_net(net)
         elif callable(source):
@@ -179,7 +180,7 @@ class Proposal:
         self._check_fits(chosen, tubelet)
         default = chosen is None and self.named and not reference
         affine = None if reference else self._affine(host_mean, host_std)
-        with torch.inference_mode(False):  # a host pruned for inference may be trained later
+        with neutral():  # a host pruned for inference may be trained later
             net = self._replica(device, dtype)
             run_at = self._side if default else chosen
             if not self.clips:
@@ -214,7 +215,7 @@ class Proposal:
                 assert self.net is not None
                 net = self.net
                 if self.named:
-                    with torch.device("cpu"):
+                    with neutral(draws=not self._pretrained):
                         net = _load(self.name, self._pretrained, classes=True).eval()
                 self._head = linear_head(net, self.name, _example_images(self.size)[-1])
             return self._head
