@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from papr.hosts.versions import versions_tested
 from tiny import CASES
 
 TABLE = Path(__file__).parents[1] / "docs" / "capabilities.md"
@@ -48,6 +49,8 @@ def promised() -> Outcomes:
 
 def render(outcomes: Outcomes) -> str:
     """The table as Markdown, a row for each family in the order of `tiny.CASES`."""
+    libraries = ("timm", "torchvision", "transformers")
+    ranges = [f"{name} {' to '.join(versions_tested(name))}" for name in libraries]
     lines = [
         "# What works",
         "",
@@ -55,6 +58,8 @@ def render(outcomes: Outcomes) -> str:
         "random host of `tests/tiny.py`, pruned to keep 0.5.",
         "",
         *(f"- **{column}**: {meaning}." for column, meaning in COLUMNS.items()),
+        "",
+        f"Tested with {', '.join(ranges)}.",
         "",
         "| host | class | " + " | ".join(COLUMNS) + " |",
         "|---" * (2 + len(COLUMNS)) + "|",

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bounds import newer, read
+
 SHARED = Path(os.environ.get("PAPR_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 #: Where the contract tests run; `PAPR_TEST_DEVICE=cuda make test` runs them on a GPU.
@@ -46,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties.append(("capability", list(cell)))
             if cell in LIMITS:
                 item.add_marker(pytest.mark.xfail(reason=LIMITS[cell], strict=True))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A library newer than its bound is reported. It fails nothing: only a test's outcome does."""
+    for line in newer(read()):
+        terminalreporter.write_line(f"newer than constraints/tested.txt: {line}")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.models.convnext import ConvNeXt
@@ -244,8 +243,18 @@ def _transformers(name: str, config: str, **options: object) -> Callable[..., nn
 LATER_SWIN = hasattr(modeling_swin, "SwinMLP")
 HF_SWIN_LAST = "mlp" if LATER_SWIN else "output"
 HF_DINOV3 = "model." if hasattr(modeling_dinov3_convnext, "DINOv3ConvNextEncoder") else ""
-#: timm 1.0.20's own Swin V2 fails where it pads a shifted grid.
-PADDING_V2 = 4 if timm.__version__ == "1.0.20" else 6
+
+
+def _pads_v2() -> bool:
+    """Whether timm's own Swin V2 can pad a shifted grid to whole windows; in 1.0.29 it cannot."""
+    try:
+        _timm(SwinTransformerV2, window_size=6)((2, 2), (64, 64))
+    except RuntimeError:
+        return False
+    return True
+
+
+PADDING_V2 = 6 if _pads_v2() else 4
 HF_SWIN = {
     "image_size": 64,
     "embed_dim": 24,

@@ -13,6 +13,10 @@ class UnsupportedModelError(PaprError, TypeError):
     """The model is not one papr can prune; the message names its class and the reason."""
 
 
+class MissingSiteError(UnsupportedModelError):
+    """A host lacks a module that papr looks for, as one of another version of its library may."""
+
+
 class ProposalError(PaprError, ValueError):
     """The proposal could not be loaded, or did not return a usable map."""
 

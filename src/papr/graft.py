@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from papr.errors import UnsupportedModelError
+from papr.errors import MissingSiteError, UnsupportedModelError
 
 _STATE = "_papr"
 _STAGE = "_papr_stage"
@@ -77,17 +77,20 @@ def _rebuild(behaviour: type[Grafted], base: type[nn.Module]) -> nn.Module:
 
 
 def check_graftable(root: nn.Module, path: str) -> None:
-    """Raise UnsupportedModelError unless `graft(root, path, ...)` would take effect."""
+    """Raise UnsupportedModelError unless `graft(root, path, ...)` would take effect.
+
+    It is a MissingSiteError where no module is at `path`.
+    """
     if not path:
         _check_not_replaced(root, type(root).__name__)
         return
     try:
         parent, name = _locate(root, path)
     except AttributeError:
-        raise UnsupportedModelError(f"{type(root).__name__} has no {path} to cut at") from None
+        raise MissingSiteError(f"{type(root).__name__} has no {path} to cut at") from None
     site = getattr(parent, name)
     if site is not None and not isinstance(site, nn.Module):
-        raise UnsupportedModelError(
+        raise MissingSiteError(
             f"expected a module at {type(root).__name__}.{path}, got {type(site).__name__}"
         )
     if site is not None:

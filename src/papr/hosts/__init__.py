@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from papr.errors import UnsupportedModelError
+from papr.errors import MissingSiteError, UnsupportedModelError
 from papr.graft import Grafted, check_graftable
 from papr.hosts.refused import reason_for
 from papr.hosts.registry import FAMILIES
@@ -88,8 +88,8 @@ def qualified_name(cls: type) -> str:
 def _plan(model: nn.Module, module: str, library: str) -> Plan:
     """A family's plan whose sites are all there, or an error that says what was not found.
 
-    Where the library is of a version the tests do not cover, the error says that too: a module that
-    moved is then the likeliest reason.
+    Where a site is missing and the library is of a version that the tests do not cover, the error
+    says that too: a module that moved is then the likeliest reason.
     """
     make: Callable[[nn.Module], Plan] = importlib.import_module(module).plan
     try:
@@ -98,14 +98,16 @@ def _plan(model: nn.Module, module: str, library: str) -> Plan:
             check_graftable(model, path)
     except AttributeError as error:
         raise UnsupportedModelError(
-            f"cannot prune {_full_name(type(model))}: {error} where papr looked for a place to cut "
-            f"({describe(library)})"
+            f"cannot prune {_full_name(type(model))}: {error} where papr looked for a place to cut"
+            f"{_version_note(library)}"
         ) from None
-    except UnsupportedModelError as error:
-        if is_tested(library) or describe(library) in str(error):
-            raise
-        raise UnsupportedModelError(f"{error} ({describe(library)})") from None
+    except MissingSiteError as error:
+        raise UnsupportedModelError(f"{error}{_version_note(library)}") from None
     return plan
+
+
+def _version_note(library: str) -> str:
+    return "" if is_tested(library) else f" ({describe(library)})"
 
 
 def _library(cls: type) -> str:

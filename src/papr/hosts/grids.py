@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from papr.errors import UnsupportedModelError
+from papr.errors import MissingSiteError
 
 Grid = tuple[int, ...]
 AxisRule = tuple[int, int, int, int]  # kernel, stride, padding, dilation
@@ -84,10 +84,10 @@ def convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 
 def first_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
-    """The convolution that sees the pixels. Raises UnsupportedModelError where there is none."""
+    """The convolution that sees the pixels. Raises MissingSiteError where there is none."""
     found = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
     if not found:
-        raise UnsupportedModelError(
+        raise MissingSiteError(
             f"expected a convolution that makes patches of pixels in {type(module).__name__}, "
             "got none"
         )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from papr.errors import UnsupportedModelError
+from papr.errors import MissingSiteError
 from papr.hosts import Plan
 from papr.hosts.hf_common import plan_inside
 from papr.hosts.timm_common import input_statistics
@@ -15,7 +15,7 @@ def plan(model: nn.Module) -> Plan:
     prefix = str(getattr(model, "base_model_prefix", ""))
     path = next((name for name in (prefix, "vision_model") if name in model._modules), None)
     if path is None:
-        raise UnsupportedModelError(
+        raise MissingSiteError(
             f"cannot prune {type(model).__name__}: expected its vision tower at {prefix} or "
             f"vision_model, got {', '.join(model._modules)}"
         )

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from papr.config import Triple, check_statistics
-from papr.errors import ConfigError, UnsupportedModelError
+from papr.errors import ConfigError, MissingSiteError
 from papr.hosts.grids import convolutions
 from papr.hosts.state import HostFacts
 
@@ -19,16 +19,14 @@ def read_facts(model: nn.Module, prefix_tokens: int, class_token: bool) -> HostF
         class_token: whether the host has a class token.
 
     Raises:
-        UnsupportedModelError: the patch grid cannot be read off `model.patch_embed`.
+        MissingSiteError: the patch grid cannot be read off `model.patch_embed`.
     """
     embed = model.get_submodule("patch_embed")
     for name in ("dynamic_feat_size", "feat_ratio"):
         if not hasattr(embed, name):
-            import timm
-
-            raise UnsupportedModelError(
+            raise MissingSiteError(
                 f"cannot prune {type(model).__name__}: its patch_embed ({type(embed).__name__}) "
-                f"has no {name}, which the patch grid is read from (timm {timm.__version__})"
+                f"has no {name}, which the patch grid is read from"
             )
     channels = next((conv.in_channels for conv in convolutions(embed)), 3)
     mean, std = input_statistics(model)

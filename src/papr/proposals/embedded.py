@@ -108,7 +108,7 @@ def classifier(pretrained: bool = True, name: str = DEFAULT_PROPOSAL) -> nn.Modu
         if shapes != [tuple(t.shape) for t in weights.values()]:
             raise ProposalError(
                 f"expected the embedded weights to fit timm {timm.__version__}'s {architecture}, "
-                "got other shapes: this timm is outside the tested range"
+                "got other shapes"
             )
         net.load_state_dict(dict(zip(own, weights.values(), strict=True)))
     return net.eval()
