@@ -2,8 +2,9 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -78,8 +79,28 @@ def _options(
         os.environ["PAPR_DEBUG"] = "1"
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Papr's own warnings in one line, without the place in papr that they come from."""
+    if not issubclass(category, papr.PaprWarning):
+        _others(message, category, filename, lineno, file, line)
+        return
+    errors.print("[yellow]warning:[/yellow] ", end="", highlight=False)
+    errors.print(str(message), markup=False, highlight=False, soft_wrap=True)
+
+
+_others = warnings.showwarning
+
+
 def main() -> None:
     """The entry point of `papr`: errors in one line, tracebacks with --debug."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from papr.environment import environment
 from papr.errors import ConfigError, PaprError
 from papr.evaluate.loading import Prepare, usable_cores, usual_workers
 from papr.evaluate.preparing import ImageFile, open_for, prepare_for
+from papr.evaluate.sharing import share, to_bytes
 from papr.evaluate.sources import DataError, Item, Source, take
 from papr.evaluate.verdicts import (
     BreakEven,
@@ -290,7 +291,8 @@ def _load_once(item: Item, prepare: Prepare) -> tuple[float, float]:
     else:  # of a video decoding and cutting go hand in hand
         pixels = prepare(item)
         decoded = time.perf_counter()
-    pixels.share_memory_()  # how a loading process hands them over
+    if not share(pixels):  # how a loading process hands them over
+        to_bytes(pixels)
     return decoded - start, time.perf_counter() - decoded
 
 

@@ -109,7 +109,9 @@ class Held:
         for found in loader(source, plan, plan.parts(source), prepare, workers=workers):
             self.skipped += found.skipped
             if found.pixels is not None:
-                self._batches.append((found.pixels.to(weight.dtype), found.views))
+                # a copy: what is held in shared memory would fill it
+                held = found.pixels.to(weight.dtype, copy=True)
+                self._batches.append((held, found.views))
         if not self._batches:
             why = f": {self.skipped[0].reason}" if self.skipped else ""
             raise ConfigError(f"expected a sample that can be read in each half, got none{why}")

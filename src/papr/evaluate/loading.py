@@ -6,6 +6,7 @@ last bits; so the rows of a run are the same whatever happened on the way.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from papr.errors import PaprError
-from papr.evaluate.sources import Item, Source, item_or_fault, to_its_end
+from papr.errors import PaprError, PaprWarning, one_line
+from papr.evaluate.sharing import from_bytes, share, to_bytes
+from papr.evaluate.sources import DataError, Item, Source, item_or_fault, to_its_end
 
 #: Decodes a sample into its views, (V, *pixels of the host): one of an image, several of a video.
 #: Raises PaprError where it cannot be read.
 Prepare = Callable[[Item], Tensor]
+#: Seconds after which loading processes are taken to be stuck. Slow shards may take minutes.
+PATIENCE = 1800.0
 
 
 class Part(NamedTuple):
@@ -55,6 +59,7 @@ class Batch:
         views: how many rows of `pixels` each sample has.
         pixels: (sum of views, ...); None where no sample could be read.
         skipped: samples that could not be, which have no row above.
+        copied: whether the pixels came as bytes, for want of shared memory.
         closes: whether the part is complete with this batch.
         ends: whether its shard is.
     """
@@ -68,6 +73,19 @@ class Batch:
     views: list[int] = field(default_factory=list)
     pixels: Tensor | None = None
     skipped: list[Skipped] = field(default_factory=list)
+    copied: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """From a loading process pixels travel in shared memory, or as bytes where it is full."""
+        state = dict(vars(self))
+        if get_worker_info() is not None and self.pixels is not None and not share(self.pixels):
+            state["pixels"] = to_bytes(self.pixels)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(state["pixels"], bytes):
+            self.pixels, self.copied = from_bytes(state["pixels"]), True
 
     def pin_memory(self) -> "Batch":
         """For the DataLoader: copies to a GPU need not wait then."""
@@ -214,8 +232,12 @@ def loader(
     done: Set[Part] = frozenset(),
     workers: int | None = None,
     pin: bool = False,
-) -> "DataLoader[Batch]":
+    patience: float = PATIENCE,
+) -> Iterator[Batch]:
     """The batches of some of a source's work, in order within each shard.
+
+    Loading processes hand pixels over in shared memory; where there is too little of it (a
+    container has 64 MB), through a pipe, which is slower and is said in a `PaprWarning`.
 
     Args:
         source: what is read.
@@ -226,6 +248,10 @@ def loader(
         workers: processes that decode ahead; None for one less than there are cores, 8 at most
             and 1 at least; 0 for none.
         pin: put pixels where copies to a GPU need not wait.
+        patience: seconds to wait for a batch of other processes.
+
+    Raises:
+        DataError: while it is read: a process ended, or none gave a batch for so long.
     """
     workers = usual_workers() if workers is None else workers
     data: Any
@@ -235,4 +261,56 @@ def loader(
         workers = min(workers, max(1, len(shards)))
     else:
         data = _Indexed(source, plan, [unit for unit in work if isinstance(unit, Part)], prepare)
-    return DataLoader(data, batch_size=None, num_workers=workers, pin_memory=pin)
+
+    def start(workers: int) -> Iterator[Batch]:
+        timeout = patience if workers else 0
+        found: DataLoader[Batch] = DataLoader(
+            data, batch_size=None, num_workers=workers, pin_memory=pin, timeout=timeout
+        )
+        return iter(found)
+
+    try:
+        batches = start(workers)
+    except OSError as error:  # of shared memory not even a few bytes to talk by, or no process
+        _warn(f"no loading process could be started ({one_line(error)}): loading in this one")
+        batches, workers = start(0), 0
+    return _watched(batches, workers, patience)
+
+
+def _watched(batches: Iterator[Batch], workers: int, patience: float) -> Iterator[Batch]:
+    """The same batches; what can hinder loading processes is said in a line."""
+    said = False
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            reason = _hindrance(str(error), workers, patience)
+            if reason is None:
+                raise
+            raise DataError(reason) from None
+        if batch is None:
+            return
+        if batch.copied and not said:
+            _warn(
+                f"too little shared memory for {workers} loading processes: their batches are "
+                "copied through pipes, which is slower (docker run --shm-size=2g gives more)"
+            )
+            said = True
+        yield batch
+
+
+def _hindrance(message: str, workers: int, patience: float) -> str | None:
+    """What stopped loading processes, by what the DataLoader says; None where nothing did."""
+    if message.startswith("DataLoader timed out"):
+        return (
+            f"expected a batch within {patience:g} seconds, got none from {workers} loading "
+            "processes: they are stuck; with --workers 0 this process loads itself"
+        )
+    if message.startswith("DataLoader worker"):
+        why = " ".join(message.split())
+        return f"a loading process ended: {why}; fewer --workers need less memory"
+    return None
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, PaprWarning, stacklevel=3)
