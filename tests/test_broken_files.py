@@ -183,7 +183,7 @@ def test_paths_that_are_no_files_are_named(tmp_path: Path) -> None:
     for name, reason in reasons.items():
         with pytest.raises(ImageError, match=reason):
             load_image(tmp_path / name)
-    assert find_images([tmp_path]) == [tmp_path / "link.jpg", tmp_path / "pipe.jpg"]
+    assert find_images([tmp_path]).images == [tmp_path / "link.jpg", tmp_path / "pipe.jpg"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -83,6 +83,7 @@ def test_compare(photographs: Path, tmp_path: Path) -> None:
     assert {rows[name]["tokens"] for name in ALL[1:7]} == {8}
     assert rows["lower resolution"]["tokens"] == 9
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        ".papr",
         "a-rivals-papr.png",
         "b-rivals-papr.png",
     ]
@@ -117,7 +118,7 @@ def test_own_weights_of_a_timm_model(photographs: Path, tmp_path: Path) -> None:
 def test_own_scores_of_the_images_found(photographs: Path, tmp_path: Path, suffix: str) -> None:
     """One map for each file, broken ones included: every image is pruned by its own."""
     (photographs / "n01440764" / "aa.jpg").write_bytes(b"no image between two")
-    found = find_images([photographs])
+    found = find_images([photographs]).images
     assert [path.name for path in found] == ["a.png", "aa.jpg", "b.png", "a.png", "broken.jpg"]
     table = torch.randn(5, 4, 4)
     if suffix == ".npy":

@@ -25,7 +25,11 @@ def test_compare_cam(photographs: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert "cannot read the image" in done.output
     assert "broken.jpg" in done.output
     assert "all images, judged by efficientnet_lite2" in done.output
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["a-cams.png", "cams.json"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        ".papr",
+        "a-cams.png",
+        "cams.json",
+    ]
     with Image.open(tmp_path / "o" / "a-cams.png") as picture:
         assert picture.height == 2 * (64 + 22) + 6
         assert picture.width > 3 * 64 + 2 * 6  # captions of small pictures keep apart

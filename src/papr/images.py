@@ -5,9 +5,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,20 @@ from papr.selecting import Selection, kept_count, select
 from papr.significance import to_grid
 from papr.walking import WalkError, look
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+#: Formats that Pillow knows by name and that hold no picture, or one that it leaves to others: data
+#: of science, drawings, documents, films; .pcd is mostly a cloud of points.
+_NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PCD", "PDF", "WMF"}
+
+
+def _suffixes() -> frozenset[str]:
+    """What the names of pictures end in that this Pillow reads; `.pfm` holds no levels."""
+    known = Image.registered_extensions().items()  # loads all of Pillow's formats
+    readable = {*Image.OPEN, "MPO"} - _NO_PICTURES  # MPO is opened as JPEG
+    return frozenset(suffix for suffix, kind in known if kind in readable) - {".pfm"}
+
+
+#: The names of pictures end so, in small letters; the one list of them.
+SUFFIXES = _suffixes()
 
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 _LONGEST = 32  # sides; beyond, resizing a line of pixels would fill the memory
@@ -35,28 +49,42 @@ class ImageError(PaprError, ValueError):
     """A file is not an image that can be read."""
 
 
-def find_images(paths: list[Path]) -> list[Path]:
+class Found(NamedTuple):
+    """What `find_images` found.
+
+    Attributes:
+        images: files that are images by their names, in order.
+        left_out: what else lies in the folders, with the reason where the name does not say it.
+    """
+
+    images: list[Path]
+    left_out: list[str]
+
+
+def find_images(paths: Sequence[Path]) -> Found:
     """The image files among files and folders, folders searched to the bottom, in order.
 
-    Of folders, names with a leading dot are left out, and folders that papr wrote.
+    Links are followed. Of folders, names with a leading dot are left out, and folders that papr
+    wrote.
 
     Raises:
         ImageError: a path does not exist, a folder holds no image, or links go round in it.
     """
-    found: list[Path] = []
+    found = Found([], [])
     for path in paths:
         if path.is_dir():
             try:
                 seen = look(path)
             except WalkError as error:
                 raise ImageError(str(error)) from None
-            inside = sorted(path / name for name in seen.of(SUFFIXES))
-            if not inside:
-                kinds = ", ".join(sorted(SUFFIXES))
-                raise ImageError(f"expected images ({kinds}) in {path}, none{seen.why_none()}")
-            found += inside
+            names = seen.of(SUFFIXES)
+            if not names:
+                raise ImageError(f"expected images in {path}, none{seen.why_none()}")
+            found.images.extend(sorted(path / name for name in names))
+            others = sorted({*seen.files} - {*names})
+            found.left_out.extend(str(path / name) for name in [*others, *seen.left_out])
         elif path.exists():
-            found.append(path)
+            found.images.append(path)
         else:
             raise ImageError(f"expected an image or a folder, {path} does not exist")
     return found

@@ -108,14 +108,13 @@ def compare(
     import torch
 
     from papr.cli.oracle import read_oracle
-    from papr.cli.reading import SUFFIX
+    from papr.cli.reading import images_of
     from papr.compare.field import make_field
     from papr.hub import create_classifier
-    from papr.images import find_images
 
     kind = parse_dtype(dtype)
     target = pick_device(device)
-    paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
+    paths = images_of(images)
     if figures:
         check_folder(out_dir, "--out")
     check_file(json_file, "--json")

@@ -92,13 +92,13 @@ def compare_cam(
     check_folder(out_dir, "--out")
     check_file(json_file, "--json")
     from papr.baselines.cams import cam, folded
-    from papr.cli.reading import Reader
+    from papr.cli.reading import Reader, images_of
     from papr.compare.cams import CamQuality
-    from papr.images import ImageError, find_images, fit
+    from papr.images import ImageError, fit
     from papr.proposals import embedded
 
     target = pick_device(device)
-    paths = [path for path in find_images(images) if not path.name.endswith(_SUFFIX)]
+    paths = images_of(images, _SUFFIX)
     reader = Reader(lambda photograph: fit(photograph, size, patch, square=True))
     photographs = list(reader.readable(paths))
     if not photographs:

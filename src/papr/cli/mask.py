@@ -50,12 +50,12 @@ def mask(
     who_size = parse_size(proposal_size, "--proposal-size")
     import torch
 
-    from papr.cli.reading import SUFFIX, Reader, distinct_names
+    from papr.cli.reading import SUFFIX, Reader, distinct_names, images_of
     from papr.draw import heat_map, kept_patches, panel
-    from papr.images import find_images, fit, select_patches, to_pixels
+    from papr.images import fit, select_patches, to_pixels
     from papr.proposals import Proposal
 
-    paths = [path for path in find_images(images) if not path.name.endswith(SUFFIX)]
+    paths = images_of(images)
     who = Proposal(proposal)
     reader = Reader(lambda photograph: fit(photograph, size, patch))
     make_output(out_dir)

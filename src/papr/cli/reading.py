@@ -7,9 +7,37 @@ import typer
 from PIL import Image
 
 from papr.cli.common import errors
-from papr.images import ImageError, load_image
+from papr.images import ImageError, find_images, load_image
 
 SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the user's is overwritten
+
+
+_SHOWN = 10  # of what was left out
+
+
+def images_of(paths: Sequence[Path], drawn: str = SUFFIX) -> list[Path]:
+    """The images among files and folders; what else the folders hold is counted and named.
+
+    Args:
+        paths: of the user.
+        drawn: how the names of pictures end that the command itself drew.
+    """
+    found = find_images(paths)
+    own = [path for path in found.images if path.name.endswith(drawn)]
+    images = [path for path in found.images if not path.name.endswith(drawn)]
+    if not images:
+        raise ImageError(f"expected images, got {own[0]}, which papr drew")
+    left_out = [*found.left_out, *(f"{path} (papr drew it)" for path in own)]
+    if left_out:
+        more = ", ..." if left_out[_SHOWN:] else ""
+        text = f"{len(left_out)} left out, no images by their names, hidden, or papr's own: "
+        errors.print(
+            text + ", ".join(left_out[:_SHOWN]) + more,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return images
 
 
 class Reader:

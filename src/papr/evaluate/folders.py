@@ -48,7 +48,7 @@ def open_folder(
     seen = seen or walk(root)
     paths = seen.of(suffixes)
     if not paths:
-        kinds = ", ".join(sorted(suffixes))
+        kinds = ", ".join(sorted(suffixes)) if clips else "of a kind that Pillow reads"
         raise DataError(f"expected {what} ({kinds}) in {root}, none{seen.why_none()}")
     paths.sort(key=lambda path: (natural_key(path), path))  # timm's order, without ties
     known = set(paths)

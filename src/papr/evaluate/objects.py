@@ -100,7 +100,7 @@ def open_objects(address: str) -> Objects:
     usable = [name for name in names if not is_hidden(name)]
     paths = [name for name in usable if name.lower().endswith(tuple(SUFFIXES))]
     if not paths:
-        raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {address}, none")
+        raise DataError(f"expected images (of a kind that Pillow reads) in {address}, none")
     known = set(paths)
     ignored = [name for name in names if name not in known]
     return Objects(address, paths, [sizes[path] for path in paths], ignored)
