@@ -1,11 +1,9 @@
 """Every kind of data set: the same samples in the same order, labels checked against the host."""
 
 import gzip
-import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from papr.evaluate.loading import Batch, Plan, loader
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.shards import to_class
 from papr.evaluate.sources import Chosen, take
-from tiny_sources import everything, level, png, prepare, rows, skips, touch
+from tiny_sources import everything, level, png, prepare, rows, skips, touch, write_shard
 
 # Folders
 
@@ -132,16 +130,6 @@ def test_lists_name_files_below_their_root(tmp_path: Path) -> None:
 
 
 # Shards
-
-
-def write_shard(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def sample(number: int, label: int = 0) -> list[tuple[str, bytes]]:

@@ -1,6 +1,7 @@
 """Sources of tiny pictures, and what a loader makes of them."""
 
 import io
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,3 +58,13 @@ def touch(root: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(len(name)))
     return root
+
+
+def write_shard(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path

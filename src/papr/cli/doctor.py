@@ -20,7 +20,16 @@ from papr.cli.common import (
     progress,
     speed_table,
 )
-from papr.cli.hosting import Device, Dtype, RandomWeights, Workers, check_alone
+from papr.cli.hosting import (
+    Device,
+    Dtype,
+    ImageColumn,
+    RandomWeights,
+    Workers,
+    check_alone,
+    find_data,
+    open_data,
+)
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
@@ -50,6 +59,7 @@ def doctor(
             help="Your data, as papr eval takes it; else a made-up photograph is decoded."
         ),
     ] = None,
+    image_column: ImageColumn = None,
     keep: Annotated[str, typer.Option(help="Fractions of patches to measure.")] = "0.7,0.5,0.3",
     batch: Annotated[
         str | None, typer.Option(help="Images or clips per call, such as 1,8; see the device.")
@@ -89,6 +99,7 @@ def doctor(
     from papr.hub import video_statistics
     from papr.proposals import Proposal
 
+    there = None if data is None else find_data(data, image_column=image_column)
     kind = parse_dtype(dtype)
     target = pick_device(device)
     host = make(model).to(device=target, dtype=kind)
@@ -100,7 +111,7 @@ def doctor(
         task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds))
         found = diagnose(
             host,
-            data,
+            None if there is None else open_data(host, there),
             name=model,
             keeps=keeps,
             batches=sizes,

@@ -23,12 +23,14 @@ from papr.cli.hosting import (
     Data,
     Device,
     Dtype,
+    ImageColumn,
     Limit,
     Model,
     Root,
     RunFolder,
     Views,
     Workers,
+    find_data,
     first,
     make_host,
     name_left_out,
@@ -82,6 +84,7 @@ def drift(
     workers: Workers = None,
     limit: Limit = None,
     root: Root = None,
+    image_column: ImageColumn = None,
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -107,8 +110,9 @@ def drift(
     from papr.evaluate import drift as run
     from papr.evaluate import prepare_for
 
+    samples = find_data(data, root, image_column)
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
-    source = open_data(host, data, limit, root)
+    source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
         found = run(

@@ -23,6 +23,7 @@ from papr.cli.hosting import (
     Data,
     Device,
     Dtype,
+    ImageColumn,
     Limit,
     Model,
     NumClasses,
@@ -30,6 +31,7 @@ from papr.cli.hosting import (
     RunFolder,
     Views,
     Workers,
+    find_data,
     first,
     make_host,
     name_left_out,
@@ -69,6 +71,7 @@ def evaluate(
     ] = None,
     limit: Limit = None,
     root: Root = None,
+    image_column: ImageColumn = None,
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -97,8 +100,9 @@ def evaluate(
     from papr.evaluate import evaluate as run
     from papr.evaluate import prepare_for
 
+    samples = find_data(data, root, image_column)
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
-    source = open_data(host, data, limit, root)
+    source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
         report = run(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need
     from torch import nn
 
     from papr.evaluate import Source
+    from papr.evaluate.finding import Found
     from papr.evaluate.loading import Skipped
 
 _SHOWN = 10  # of what was left out
@@ -46,12 +48,20 @@ Data = Annotated[
     typer.Option(
         help="A folder of images or videos (in folders by class, or not), WebDataset shards "
         "(a folder, shards/{000..009}.tar, https://...), Parquet files, a Hugging Face data set "
-        "(save_to_disk's folder, NAME:SPLIT), or a list of videos with classes (.txt, .csv)."
+        "(save_to_disk's folder, NAME:SPLIT), or a list of files, with classes or without (.txt, "
+        ".csv, .tsv). FOLDER:SPLIT takes one split of several."
     ),
 ]
 Root = Annotated[
     Path | None,
     typer.Option(help="Where the paths in a list start; its own folder by default."),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Which column of a table, or file of a shard's samples (jpg, left.png), is the image; "
+        "by default the only one, or the one called image or img."
+    ),
 ]
 Views = Annotated[
     str,
@@ -192,15 +202,44 @@ def _differ(stored: PruneConfig, found: PruneConfig, name: str) -> bool:
     return not same
 
 
-def open_data(
-    host: "nn.Module", data: str, limit: int | None = None, root: Path | None = None
-) -> "Source":
-    """The samples that --data names, as the host takes them; of them --limit."""
+def find_data(data: str, root: Path | None = None, image_column: str | None = None) -> "Found":
+    """The samples that --data names, before any model is made or fetched.
+
+    Raises:
+        DataError: nothing that can be read is there.
+    """
+    from papr.evaluate.finding import find
+
+    return find(data, root=root, image_column=image_column)
+
+
+def open_data(host: "nn.Module", data: "Found", limit: int | None = None) -> "Source":
+    """The samples that were found, as the host takes them; of them --limit. Says which they are."""
     from papr.evaluate.preparing import open_for
     from papr.evaluate.sources import take
 
-    source = open_for(host, data, root)
-    return source if limit is None else take(source, limit)
+    source = open_for(host, data)
+    source = source if limit is None else take(source, limit)
+    say(f"{data.name}: {in_short(source)}")
+    return source
+
+
+def in_short(source: "Source") -> str:
+    """Which samples there are: how many, and what was taken for image and class."""
+    unit = "video" if source.kind == "videos" else "image"
+    count, what = source.length, unit
+    if count is None:
+        count, what = len(source.shards), "shard"
+    parts = [f"{count} {what}{'' if count == 1 else 's'}"]
+    if split := source.about.get("split"):
+        parts.append(f"split {split}")
+    if column := source.about.get("column"):
+        parts.append(f"images from {column}")
+    if classes := source.about.get("classes"):
+        some = ", ".join(f"{name} {label}" for name, label in islice(classes.items(), 3))
+        more = f", ... {len(classes)} in all" if len(classes) > 3 else ""
+        parts.append(f"class of each folder: {some}{more}")
+    return "; ".join(parts)
 
 
 def first() -> bool:

@@ -23,11 +23,13 @@ from papr.cli.hosting import (
     Data,
     Device,
     Dtype,
+    ImageColumn,
     Limit,
     Model,
     Root,
     Views,
     Workers,
+    find_data,
     first,
     name_left_out,
     open_data,
@@ -75,6 +77,7 @@ def predict(
     ] = None,
     limit: Limit = None,
     root: Root = None,
+    image_column: ImageColumn = None,
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -110,9 +113,10 @@ def predict(
         num_classes=num_classes,
         views=views,
     )
+    samples = find_data(data, root, image_column)
     loaded = predictor.load()
     say_why(loaded.weights)
-    source = open_data(loaded.host, data, limit, root)
+    source = open_data(loaded.host, samples, limit)
     say(
         f"{model} ({loaded.weights} weights), {_pruned(pruning)}, "
         f"{describe_device(loaded.device)}, {dtype}; rows in {out_dir}"

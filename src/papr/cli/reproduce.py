@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from papr.cli.common import out
-from papr.cli.hosting import BatchSize, Device, RandomWeights, Workers
+from papr.cli.hosting import BatchSize, Device, ImageColumn, RandomWeights, Workers, find_data
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_json
 
@@ -23,6 +23,7 @@ def reproduce(
     data: Annotated[
         str | None, typer.Option(help="ImageNet-1k or Kinetics-400 validation; see --dry-run.")
     ] = None,
+    image_column: ImageColumn = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(help="NAME=FILE, of hosts whose weights no library has; repeat for more."),
@@ -80,7 +81,7 @@ def reproduce(
         if out_dir is not None:
             check_folder(out_dir, "--out")
         wanted = reproduced.Wanted(
-            data,
+            find_data(data, image_column=image_column),
             out_dir,
             host,
             random_weights,

@@ -12,6 +12,7 @@ from papr.cli.common import out, progress
 from papr.cli.hosting import Rate
 from papr.environment import pick_device
 from papr.errors import ConfigError
+from papr.evaluate.finding import Found
 from papr.evaluate.recipes import COMPLETE, READ_OFF, RECIPES, HostWeights, Recipe
 from papr.evaluate.reproduce import (
     Counted,
@@ -46,7 +47,7 @@ class Wanted:
         workers: processes that decode.
     """
 
-    data: str
+    data: Found
     out: Path | None
     only: str | None
     random: bool

@@ -23,6 +23,7 @@ from papr.cli.hosting import (
     Data,
     Device,
     Dtype,
+    ImageColumn,
     Limit,
     Model,
     NumClasses,
@@ -30,6 +31,7 @@ from papr.cli.hosting import (
     RunFolder,
     Views,
     Workers,
+    find_data,
     first,
     make_host,
     name_left_out,
@@ -82,6 +84,7 @@ def sweep(
     workers: Workers = None,
     limit: Limit = None,
     root: Root = None,
+    image_column: ImageColumn = None,
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -121,13 +124,14 @@ def sweep(
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.sweep import sweep as run
 
+    samples = find_data(data, root, image_column)
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     rs = rs or list(RS if can_merge(host) else (0,))
     configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)
     classes = class_count(host)
     if quality is None and weights == "random":  # top-1 would be chance's
         quality = "agreement" if classes else "cosine"
-    source = open_data(host, data, limit, root)
+    source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
         found = run(

@@ -14,12 +14,14 @@ from papr.cli.hosting import (
     Data,
     Device,
     Dtype,
+    ImageColumn,
     Model,
     NumClasses,
     Root,
     Views,
     Workers,
     check_alone,
+    find_data,
     make_host,
     name_left_out,
     open_data,
@@ -71,6 +73,7 @@ def tune(
         int, typer.Option(min=2, help="Samples taken, evenly spread; half are held in memory.")
     ] = 1000,
     root: Root = None,
+    image_column: ImageColumn = None,
     views: Views = "videomae",
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 9,
     checkpoint: Checkpoint = None,
@@ -116,6 +119,7 @@ def tune(
     from papr.evaluate.tuning import tune as run
 
     Goal.read(sure, target_agreement, target_cosine, target_speedup)
+    samples = find_data(data, root, image_column)
     host, weights = make_host(model, device, dtype, checkpoint, num_classes)
     rs = rs or list(RS if can_merge(host) else (0,))
     candidates = grid((0.5,), rs, names, sizes, stages=parse_stages(stages), score=score)
@@ -128,7 +132,7 @@ def tune(
 
         found = run(
             host,
-            open_data(host, data, root=root),
+            open_data(host, samples),
             candidates,
             target_agreement=target_agreement,
             target_speedup=target_speedup,

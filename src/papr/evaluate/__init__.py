@@ -10,11 +10,12 @@ if importlib.util.find_spec("pyarrow") is None:
 from papr.evaluate.contenders import Contender, contenders
 from papr.evaluate.drift import Drift, drift
 from papr.evaluate.evaluation import evaluate
+from papr.evaluate.finding import open_source
 from papr.evaluate.objects import Objects
 from papr.evaluate.predicting import Prediction, predict
 from papr.evaluate.predictor import Predictor, unpack_mask
 from papr.evaluate.preparing import ImageFile, VideoFile, open_for, prepare_for
-from papr.evaluate.sources import DataError, Source, open_source
+from papr.evaluate.sources import DataError, Source
 from papr.evaluate.summary import Report, Result
 from papr.evaluate.sweep import Sweep, grid, sweep
 from papr.evaluate.tuning import Tuned, tune

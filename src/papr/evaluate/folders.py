@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from papr.classes import NO_CLASSES, UNUSED, Classes, natural_key, number_labels
-from papr.evaluate.sources import DataError, Folder
+from papr.classes import Classes, natural_key, number_labels
+from papr.evaluate.lists import VIDEO_SUFFIXES, Row, classes_of
+from papr.evaluate.sources import DataError, Folder, readable
 from papr.images import SUFFIXES
-from papr.video import read_labels
 from papr.walking import Look, WalkError, look
-
-VIDEO_SUFFIXES = {
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"),
-    *(".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".gif"),
-}
 
 
 def walk(root: Path) -> Look:
@@ -42,58 +38,67 @@ def open_folder(
     Raises:
         DataError: no image, or video, is there.
     """
-    what, suffixes = ("videos", VIDEO_SUFFIXES) if clips else ("images", SUFFIXES)
-    if not root.is_dir():
-        raise DataError(f"expected a folder of {what}, got {root}")
     seen = seen or walk(root)
-    paths = seen.of(suffixes)
+    paths = seen.of(VIDEO_SUFFIXES if clips else SUFFIXES)
     if not paths:
-        kinds = ", ".join(sorted(suffixes)) if clips else "of a kind that Pillow reads"
-        raise DataError(f"expected {what} ({kinds}) in {root}, none{seen.why_none()}")
+        refuse_empty(root, seen, clips)
     paths.sort(key=lambda path: (natural_key(path), path))  # timm's order, without ties
     known = set(paths)
     ignored = sorted([path for path in seen.files if path not in known] + seen.left_out)
     labels, note = number_labels(paths, classes)
-    return Folder(root, paths, labels, ignored, note, "videos" if clips else "folder")
+    about = {} if labels is None else {"classes": class_folders(paths, labels)}
+    return Folder(root, paths, labels, ignored, note, "videos" if clips else "folder", about)
 
 
-def open_file(path: Path, *, clips: bool = False) -> Folder:
-    """One image or one video, without a label."""
+def class_folders(paths: Sequence[str], labels: Sequence[int]) -> dict[str, int]:
+    """The class of each folder: of those at the top where they tell, else of the lowest."""
+    tops: dict[str, int] = {}
+    folders: dict[str, int] = {}
+    told = True
+    for path, label in zip(paths, labels, strict=True):
+        told = tops.setdefault(path.partition("/")[0], label) == label and told
+        folders.setdefault(path.rpartition("/")[0], label)
+    found = tops if told else folders
+    return {readable(name): label for name, label in found.items()}
+
+
+def open_file(path: Path, classes: Classes = None, *, clips: bool = False) -> Folder:
+    """One image or one video, without a label, whatever the host's classes."""
     note = "a file by itself: no labels"
     return Folder(path.parent, [path.name], None, (), note, "videos" if clips else "folder")
 
 
 def open_list(
-    path: Path, classes: int | None, root: Path | None = None, *, clips: bool = False
+    path: Path,
+    rows: Sequence[Row],
+    classes: Classes,
+    *,
+    root: Path,
+    clips: bool = False,
 ) -> Folder:
-    """The files that a list names with their labels, as `papr.video.read_labels` reads it.
+    """The files that a list names, with their labels.
 
     Files that are not there are named when they are asked for.
 
     Args:
         path: the list.
-        classes: how many the host has; where a label is beyond, none is used, and said.
-        root: the folder that relative paths start from; None for the list's own.
+        rows: of it; see `papr.evaluate.lists.read_list`.
+        classes: the host's; labels that cannot be theirs are not used, and said.
+        root: the folder that relative paths start from.
         clips: of videos.
 
     Raises:
         DataError: the root is no folder.
-        LabelError: the list cannot be read.
     """
-    root = path.parent if root is None else root
     if not root.is_dir():
         raise DataError(f"expected a folder that the paths in {path} start from, got {root}")
-    pairs = read_labels(path)
-    labels, note = check_labels([label for _, label in pairs], classes)
+    labels, note = classes_of(rows, classes)
     kind = "videos" if clips else "folder"
-    return Folder(root, [file.as_posix() for file, _ in pairs], labels, (), note, kind)
+    return Folder(root, [row.path for row in rows], labels, (), note, kind)
 
 
-def check_labels(labels: Sequence[int], classes: int | None) -> tuple[list[int] | None, str]:
-    """Labels that are numbers already, or None and why they are not used."""
-    if not classes:
-        return None, NO_CLASSES
-    if max(labels) >= classes:
-        why = f"labels up to {max(labels)} for the host's {classes} classes"
-        return None, f"{why}: {UNUSED}"
-    return list(labels), "labels: the list's numbers as they stand"
+def refuse_empty(root: Path, seen: Look, clips: bool | None) -> NoReturn:
+    """Raise DataError: nothing of what is looked for is there."""
+    what = {None: "images or videos", False: "images", True: "videos"}[clips]
+    kinds = ", ".join(sorted(VIDEO_SUFFIXES)) if clips else "of a kind that Pillow reads"
+    raise DataError(f"expected {what} ({kinds}) in {root}, none{seen.why_none()}")

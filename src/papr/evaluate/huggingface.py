@@ -1,7 +1,9 @@
 """Data sets of the Hugging Face library `datasets`: of its hub, saved in a folder, or Parquet."""
 
 import contextlib
+import glob
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from papr.classes import NO_CLASSES, UNUSED, Classes, count_of, match_names, wor
 from papr.errors import ConfigError, one_line
 from papr.evaluate.shards import digest_files, names_word_net, to_class
 from papr.evaluate.sources import DataError, Item, Source, digest
+from papr.evaluate.splits import one_split
 
 _PREFIX = "hfds/"
 _NAME = re.compile(
@@ -27,8 +30,8 @@ class Name(NamedTuple):
     """What a text says of a data set: "hfds/" is gone, the rest may be None."""
 
     name: str
-    split: str | None
-    label: str | None
+    split: str | None = None
+    label: str | None = None
 
 
 def parse_name(text: str) -> Name | None:
@@ -37,13 +40,19 @@ def parse_name(text: str) -> Name | None:
     return Name(found["name"], found["split"], found["label"]) if found else None
 
 
+def parse_place(text: str) -> Name | None:
+    """A path that is there, whatever its characters, and what follows it as in `parse_name`."""
+    for count in range(3):
+        path, *told = text.rsplit(":", count)
+        if len(told) == count and path and os.path.lexists(path):
+            return Name(path, *told)
+    return None
+
+
 def names_data_set(text: str) -> bool:
-    """Whether a text names a data set of the hub, a saved folder's split, or a Parquet file."""
+    """Whether a text names a data set of the hub."""
     found = parse_name(text)
-    if found is None:
-        return False
-    marked = text.startswith(_PREFIX) or found.split is not None
-    return marked or (text.endswith(".parquet") and Path(text).is_file())
+    return found is not None and (text.startswith(_PREFIX) or found.split is not None)
 
 
 def is_saved(folder: Path) -> bool:
@@ -51,41 +60,84 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def open_data_set(text: str, classes: Classes) -> "DataSet":
-    """A data set of the hub, one that `save_to_disk` wrote, or a file of Parquet.
+@dataclass(frozen=True)
+class Table:
+    """A data set that was loaded, before it is known who will be asked about it.
+
+    Attributes:
+        rows: of the library.
+        column: of its images.
+        label: of its labels, where it is said.
+        facts: what tells the data set from another.
+        about: what was taken of it.
+    """
+
+    rows: Any
+    column: str
+    label: str | None
+    facts: dict[str, Any]
+    about: dict[str, Any]
+
+    def open(self, classes: Classes) -> "DataSet":
+        """The data set for a host; labels that cannot be its classes are not used, and said."""
+        numbers, note = _labels(self.rows, self.label, classes)
+        column = self.rows.select_columns([self.column])
+        if _kind(self.rows.features[self.column]) == "Image":
+            import datasets
+
+            column = column.cast_column(self.column, datasets.Image(decode=False))
+        rows = column.with_format(None)
+        return DataSet(rows, self.column, numbers, self.facts, note, about=self.about)
+
+
+def find_saved(place: Name, column: str | None = None) -> Table:
+    """A data set that `save_to_disk` wrote.
 
     Args:
-        text: see `parse_name`. On the hub the name may end in a slash and a configuration.
-        classes: the host's; labels that cannot be theirs are not used, and said.
+        place: its folder, and the split and the column of labels where they are said.
+        column: of images, where it is said.
 
     Raises:
-        DataError: it cannot be had, has several splits and none is named, or has no images.
+        DataError: it cannot be had, has several splits and none is named, or has no column of
+            images, or several.
         ConfigError: datasets is not installed.
     """
     datasets = _library()
-    if text.endswith(".parquet") and Path(text).is_file():
-        return open_tables([text], classes)
+    with _explained(place.name):
+        found = datasets.load_from_disk(place.name)
+    return _choose(found, place, column)
+
+
+def find_on_hub(text: str, column: str | None = None) -> Table:
+    """A data set of the hub; see `parse_name` and `find_saved`.
+
+    The name may end in a slash and a configuration.
+    """
+    datasets = _library()
     asked = parse_name(text)
     assert asked is not None
     with _explained(text):
-        if not text.startswith(_PREFIX) and Path(asked.name).is_dir():
-            if not is_saved(Path(asked.name)):
-                raise DataError(f"expected a data set of save_to_disk, {asked.name} is none")
-            found = datasets.load_from_disk(asked.name)
-        else:
-            found = _from_hub(datasets, asked)
-    if isinstance(found, dict):
-        found = _choose(found, asked)
-    return _make(found, asked.label, classes, {"fingerprint": found._fingerprint})
+        found = _from_hub(datasets, asked)
+    return _choose(found, asked, column)
 
 
-def open_tables(names: Sequence[str], classes: Classes) -> "DataSet":
-    """Files of Parquet as one data set, read into the library's cache first."""
+def find_tables(names: Sequence[str], place: Name, column: str | None = None) -> Table:
+    """Files of Parquet as one data set, read into the library's cache first.
+
+    Args:
+        names: the files.
+        place: what they were found by; its split and its column of labels are said of them all.
+        column: of images, where it is said.
+
+    Raises:
+        DataError: as of `find_saved`.
+        ConfigError: datasets is not installed.
+    """
     datasets = _library()
     with _explained(names[0]):
-        files = [str(Path(name).absolute()) for name in names]
+        files = [glob.escape(str(Path(name).absolute())) for name in names]
         found = datasets.load_dataset("parquet", data_files=files, split="train")
-    return _make(found, None, classes, {"files": digest_files(names)})
+    return _make(found, place, column, {"files": digest_files(names)})
 
 
 def _library() -> Any:
@@ -152,41 +204,46 @@ def _offline(datasets: Any) -> Iterator[None]:
             setattr(where, name, value)
 
 
-def _choose(splits: dict[str, Any], asked: Name) -> Any:
-    names = list(splits)
-    wanted = asked.split or (names[0] if len(names) == 1 else None)
-    if wanted not in splits:
-        raise DataError(
-            f"expected a split of {asked.name} among {', '.join(names)}, as in "
-            f"{asked.name}:{names[-1]}, got {asked.split or 'none'}"
-        )
-    return splits[wanted]
+def _choose(found: Any, asked: Name, column: str | None) -> Table:
+    if isinstance(found, dict):
+        split = one_split(found, asked.split, asked.name)
+        found, asked = found[split], asked._replace(split=split)
+    return _make(found, asked, column, {"fingerprint": found._fingerprint})
 
 
-def _make(found: Any, label: str | None, classes: Classes, facts: dict[str, Any]) -> "DataSet":
-    image = _image_column(found.features)
+def _make(found: Any, asked: Name, column: str | None, facts: dict[str, Any]) -> Table:
+    image = _image_column(found.features, column)
+    label = asked.label
     if label is not None and label not in found.features:
         raise DataError(f"expected a label column among {', '.join(found.features)}, got {label!r}")
-    numbers, note = _labels(found, label, classes)
-    column = found.select_columns([image])
-    if _kind(found.features[image]) == "Image":
-        import datasets
-
-        column = column.cast_column(image, datasets.Image(decode=False))
-    return DataSet(column.with_format(None), image, numbers, facts, note)
+    about = {"column": image} | ({"split": asked.split} if asked.split else {})
+    return Table(found, image, label, facts, about)
 
 
 def _kind(feature: Any) -> str:
     return type(feature).__name__
 
 
-def _image_column(features: Any) -> str:
-    """The first column of images, or one of files by a usual name."""
+def _image_column(features: Any, column: str | None) -> str:
+    """The column of images: the one asked for, the only one, or the one of the usual name."""
     named = [name for name, feature in features.items() if _kind(feature) == "Image"]
-    named += [name for name in _IMAGES if _holds_files(features.get(name))]
+    named = named or [name for name in _IMAGES if _holds_files(features.get(name))]
+    if column is not None:
+        if column not in named and not _holds_files(features.get(column)):
+            raise DataError(
+                f"expected --image-column among the columns of images, "
+                f"{', '.join(named) or 'none'}, got {column!r}"
+            )
+        return column
     if not named:
         raise DataError(f"expected a column of images, got columns {', '.join(features)}")
-    return str(named[0])
+    usual = [name for name in _IMAGES[:2] if name in named]
+    if len(named) > 1 and not usual:
+        raise DataError(
+            f"expected one column of images, or one called image, found {', '.join(named)}: choose "
+            f"one, as in --image-column {named[0]}"
+        )
+    return usual[0] if usual else named[0]
 
 
 def _holds_files(feature: Any) -> bool:
@@ -257,6 +314,7 @@ class DataSet(Source):
         column: its name.
         labels: one a row; or None.
         facts: what tells the data set from another.
+        about: see `Source`.
     """
 
     rows: Any
@@ -265,6 +323,7 @@ class DataSet(Source):
     facts: dict[str, Any]
     note: str = ""
     ignored: Sequence[str] = ()
+    about: dict[str, Any] = field(default_factory=dict)
     kind: str = "huggingface"
     shards: Sequence[str] = field(init=False, default=("rows",))
     length: int | None = field(init=False)
@@ -299,4 +358,5 @@ class DataSet(Source):
     def identity(self) -> dict[str, Any]:
         """The library's fingerprint, or the files' names, sizes and ends; and the labels."""
         labels = None if self.labels is None else digest(map(str, self.labels))
-        return {"kind": self.kind, "samples": self.length, "labels": labels, **self.facts}
+        own = {"kind": self.kind, "samples": self.length, "labels": labels}
+        return own | self.facts | self.about

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from papr.classes import Classes
 from papr.errors import one_line
 from papr.evaluate.sources import DataError, Item, Source, digest
 from papr.images import SUFFIXES
@@ -83,7 +84,20 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
     return files, path.rstrip("/")
 
 
-def open_objects(address: str) -> Objects:
+@dataclass(frozen=True)
+class Listed:
+    """Images below an address, before it is known who will be asked about them."""
+
+    address: str
+    sizes: dict[str, int]
+    ignored: list[str]
+
+    def open(self, classes: Classes) -> Objects:
+        """The images, whose labels are not known, whatever the host's classes."""
+        return Objects(self.address, list(self.sizes), list(self.sizes.values()), self.ignored)
+
+
+def find_objects(address: str) -> Listed:
     """The images below an address, in the order of their names.
 
     Raises:
@@ -97,10 +111,9 @@ def open_objects(address: str) -> Objects:
     listed = [info for info in found if info.type == fs.FileType.File]
     sizes = {info.path[len(root) + 1 :]: info.size for info in listed}
     names = sorted(sizes)
-    usable = [name for name in names if not is_hidden(name)]
-    paths = [name for name in usable if name.lower().endswith(tuple(SUFFIXES))]
+    paths = [n for n in names if n.lower().endswith(tuple(SUFFIXES)) and not is_hidden(n)]
     if not paths:
         raise DataError(f"expected images (of a kind that Pillow reads) in {address}, none")
     known = set(paths)
     ignored = [name for name in names if name not in known]
-    return Objects(address, paths, [sizes[path] for path in paths], ignored)
+    return Listed(address, {path: sizes[path] for path in paths}, ignored)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ConfigError, VideoError, one_line
 from papr.evaluate.answers import class_count, class_names
+from papr.evaluate.finding import Found, find
 from papr.evaluate.loading import Prepare
-from papr.evaluate.sources import Item, Source, open_source
+from papr.evaluate.sources import Item, Source
 from papr.hosts.inputs import pixel_shape
 from papr.hub import load_processor, video_statistics
 from papr.images import ImageError, check_shape, load_image
@@ -143,19 +144,27 @@ def takes_clips(host: nn.Module) -> bool:
     return len(pixel_shape(host)) == 4
 
 
-def open_for(host: nn.Module, data: str | Path, root: str | Path | None = None) -> Source:
+def open_for(
+    host: nn.Module,
+    data: str | Path | Found,
+    root: str | Path | None = None,
+    image_column: str | None = None,
+) -> Source:
     """The samples that `data` names, as a host takes them: images or videos, its classes.
 
     Args:
         host: the one to be asked.
-        data: see `open_source`.
+        data: see `papr.evaluate.finding.find`; or what that found.
         root: likewise.
+        image_column: likewise.
 
     Raises:
         DataError: nothing that can be read is there.
     """
-    classes = class_names(host) or class_count(host)
-    return open_source(data, classes, clips=takes_clips(host), root=root)
+    classes, clips = class_names(host) or class_count(host), takes_clips(host)
+    if not isinstance(data, Found):
+        data = find(data, root=root, image_column=image_column, clips=clips)
+    return data.open(classes, clips)
 
 
 def video_file(host: nn.Module, name: str, policy: str | Policy = "videomae") -> VideoFile:

@@ -17,6 +17,7 @@ from papr import hub
 from papr.ambient import neutral
 from papr.errors import ConfigError, one_line
 from papr.evaluate.evaluation import evaluate
+from papr.evaluate.finding import Found
 from papr.evaluate.preparing import open_for, timm_transform
 from papr.evaluate.recipes import COMPLETE, HostWeights, Recipe, Row
 from papr.evaluate.runs import Watch
@@ -304,7 +305,7 @@ def _check_timm(host: HostWeights) -> None:
 def run_host(
     recipe: Recipe,
     host: HostWeights,
-    data: str | Path,
+    data: str | Path | Found,
     out: Path | None = None,
     *,
     checkpoint: Path | None = None,
@@ -325,7 +326,7 @@ def run_host(
     Args:
         recipe: the table.
         host: one of its hosts.
-        data: what `papr.evaluate.open_source` takes.
+        data: what `papr.evaluate.open_source` takes, or what `papr.evaluate.finding.find` found.
         out: folder of the run; see `papr.evaluate.evaluate`.
         checkpoint: see `create_host`.
         random: likewise.

@@ -12,13 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from papr.classes import NO_CLASSES, UNUSED, wordnet
+from papr.classes import NO_CLASSES, UNUSED, Classes, count_of, wordnet
 from papr.errors import ConfigError
+from papr.evaluate.members import Sample, image_of, samples
 from papr.evaluate.sources import DataError, Item, Source, digest, readable
-from papr.images import SUFFIXES
 
 _ADDRESS = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://")
-_IMAGES = [kind.removeprefix(".") for kind in (".jpg", ".jpeg", ".png", ".webp", *sorted(SUFFIXES))]
 _FIRST = 64  # samples whose labels say whether labels fit the host
 _BLOCK = 512  # bytes, tar's
 _ENDS = 4096  # bytes of either end of a shard that tell it from another
@@ -35,52 +34,97 @@ def names_shards(text: str) -> bool:
     return bool(_ADDRESS.match(text)) or ("{" in text and "}" in text) or is_shard(text)
 
 
-def open_shards(text: str, classes: int | None) -> "Shards":
-    """Shards by name, pattern (braces) or address; see `open_files`."""
+def names_of(text: str) -> list[str]:
+    """The shards that a name, a pattern (braces) or an address stands for.
+
+    Raises:
+        DataError: the pattern cannot be read.
+        ConfigError: webdataset is not installed.
+    """
     check_installed()
     from braceexpand import braceexpand  # of webdataset
 
     try:
-        found = list(braceexpand(text)) if not Path(text).exists() else [text]
+        return list(braceexpand(text)) if not Path(text).exists() else [text]
     except (ValueError, OSError) as error:
         raise DataError(f"cannot read the pattern {text}: {error}") from None
-    return open_files(found, classes)
 
 
-def open_files(names: Sequence[str], classes: int | None) -> "Shards":
+@dataclass(frozen=True)
+class Files:
+    """Shards that are there, before it is known who will be asked about them.
+
+    Attributes:
+        names: files or addresses.
+        column: which of a sample's files is its image, where it is said.
+        about: what else is known of them, such as their split.
+        first: some of their samples.
+    """
+
+    names: Sequence[str]
+    column: str | None
+    about: dict[str, Any]
+    first: list[Sample]
+
+    def open(self, classes: Classes) -> "Shards":
+        """The shards for a host.
+
+        Labels are numbers or WordNet ids in a sample's .cls, or "label" in its .json.
+
+        Args:
+            classes: the host's; where one of the first labels cannot be its, none is used.
+        """
+        found = Shards(list(self.names), count_of(classes), about=self.about, column=self.column)
+        if not classes:
+            found.note = NO_CLASSES
+            return found
+        first = [found.read(sample) for sample in self.first]
+        wrong = [item.fault for item in first if item.fault.startswith(_NO_CLASS)]
+        if wrong or (first and all(item.label is None for item in first)):
+            found.classes = None
+            found.note = f"{wrong[0] if wrong else 'no labels in the shards'}: {UNUSED}"
+        elif any(
+            item.label is not None and not names_word_net(_told(sample.files))
+            for item, sample in zip(first, self.first, strict=True)
+        ):
+            found.note = "labels: the shards' numbers as they stand"
+        return found
+
+
+def find_files(
+    names: Sequence[str], column: str | None = None, about: dict[str, Any] | None = None
+) -> Files:
     """Shards, in this order.
-
-    Labels are numbers or WordNet ids in a sample's .cls, or "label" in its .json.
 
     Args:
         names: files or addresses.
-        classes: how many the host has; where one of the first labels cannot be its, none is used.
+        column: which of a sample's files is its image, such as "jpg" or "left.png"; None for the
+            only one, or the one called "image" or "img".
+        about: what else is known of them.
 
     Raises:
-        DataError: a file does not exist.
+        DataError: a file does not exist, or the first samples have several images, or not the one
+            that is asked for.
         ConfigError: webdataset is not installed.
     """
     check_installed()
     for name in names:
         if not _is_remote(name) and not Path(name).is_file():
             raise DataError(f"expected a shard, {name} does not exist or is no file")
-    found = Shards(list(names), classes)
-    if not classes:
-        found.note = NO_CLASSES
-        return found
+    first: list[Sample] = []
     with contextlib.suppress(DataError):  # a broken shard is named when it is read
-        samples = list(islice(found.samples(0), _FIRST))
-        first = [found.read(sample) for sample in samples]
-        wrong = [item.fault for item in first if item.fault.startswith(_NO_CLASS)]
-        if wrong or all(item.label is None for item in first):
-            found.classes = None
-            found.note = f"{wrong[0] if wrong else 'no labels in the shards'}: {UNUSED}"
-        elif any(
-            item.label is not None and not names_word_net(_told(sample))
-            for item, sample in zip(first, samples, strict=True)
-        ):
-            found.note = "labels: the shards' numbers as they stand"
-    return found
+        first.extend(islice(Shards(list(names), column=column).samples(0), _FIRST))
+    taken = {image_of(sample.files, column) for sample in first}
+    if column is not None and first and column not in taken:
+        kinds = sorted({kind for sample in first for kind in sample.files})
+        raise DataError(
+            f"expected --image-column among the files of a sample, {', '.join(kinds)}, "
+            f"got {column!r}"
+        )
+    about = dict(about or {})
+    if taken - {None}:
+        about["column"] = column or ", ".join(sorted(kind for kind in taken if kind))
+    return Files(names, column, about, first)
 
 
 def check_installed() -> None:
@@ -102,12 +146,16 @@ class Shards(Source):
     Attributes:
         shards: files or addresses.
         classes: how many the host has; None where labels are not used.
+        about: see `Source`.
+        column: which of a sample's files is its image, where it is said.
     """
 
     shards: Sequence[str]
     classes: int | None = None
     note: str = ""
     ignored: Sequence[str] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    column: str | None = None
     kind: str = "webdataset"
     length: int | None = field(default=None, init=False)
 
@@ -123,8 +171,8 @@ class Shards(Source):
         """
         return map(self.read, self.samples(shard))
 
-    def samples(self, shard: int) -> Iterator[dict[str, Any]]:
-        """The samples of one shard as webdataset has them: bytes by suffix.
+    def samples(self, shard: int) -> Iterator[Sample]:
+        """The samples of one shard, not read as images yet.
 
         Raises:
             DataError: the shard breaks off, or cannot be opened.
@@ -133,7 +181,7 @@ class Shards(Source):
         try:
             stream = _open(name)
             try:
-                yield from _samples(stream, name)
+                yield from _samples(stream, self.column)
                 stream.close()  # where a process behind a pipe says that it failed
             finally:
                 with contextlib.suppress(Exception):
@@ -141,17 +189,20 @@ class Shards(Source):
         except Exception as error:  # of tarfile, zlib, webdataset, a server
             raise DataError(f"cannot read {name} to its end: {_reason(error)}") from None
 
-    def read(self, sample: dict[str, Any]) -> Item:
-        """A sample of webdataset as one of ours."""
-        key = readable(sample["__key__"])
-        suffix = _image(sample)
-        if suffix is None:
-            return Item(key, None, b"", f"expected an image in the sample {key}, none")
+    def read(self, sample: Sample) -> Item:
+        """A sample as a run takes it."""
+        key = readable(sample.key)
+        if sample.fault:
+            return Item(key, None, b"", sample.fault)
         try:
-            label = None if self.classes is None else _label(sample, self.classes)
+            kind = image_of(sample.files, self.column)
+            if kind is None:
+                wanted = "an image" if self.column is None else f"the image {self.column}"
+                raise DataError(f"expected {wanted} in the sample {key}, none")
+            label = None if self.classes is None else _label(sample.files, self.classes)
         except DataError as error:
             return Item(key, None, b"", str(error))
-        return Item(key, label, sample[suffix])
+        return Item(key, label, sample.files[kind])
 
     def identity(self) -> dict[str, Any]:
         """Names and sizes of the shards, and their first and last bytes; of addresses, names."""
@@ -160,6 +211,7 @@ class Shards(Source):
             "shards": len(self.shards),
             "labels": self.classes is not None,
             "digest": digest_files(self.shards),
+            **self.about,
         }
 
 
@@ -217,53 +269,47 @@ class _Blocks:
                 raise DataError("there is more behind its end")
 
 
-def _samples(stream: IO[bytes], name: str) -> Iterator[dict[str, Any]]:
-    """What webdataset makes of a tar file; where that breaks off, all before it comes first."""
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+def _samples(stream: IO[bytes], column: str | None) -> Iterator[Sample]:
+    """The samples of a tar file; where that breaks off, all before it comes first."""
+    from webdataset.tariterators import tar_file_iterator
 
     blocks = _Blocks(stream)
     broken: list[Exception] = []
 
-    def files() -> Iterator[dict[str, Any]]:
+    def files() -> Iterator[tuple[str, bytes]]:
         try:
             for file in tar_file_iterator(blocks):
-                yield {**file, "__url__": name}
+                yield file["fname"], file["data"]
             blocks.check_end()
         except Exception as error:
             broken.append(error)
 
-    waiting: dict[str, Any] | None = None
+    waiting: Sample | None = None
     usual: Iterable[str] = ()
-    for sample in group_by_keys(files()):
+    for sample in samples(files(), column):
         if waiting is not None:
             yield waiting
-            usual = waiting.keys()
+            usual = waiting.files.keys()
         waiting = sample
     # The last sample before a break may lack files.
-    if waiting is not None and (not broken or waiting.keys() == usual):
+    if waiting is not None and (not broken or waiting.files.keys() == usual):
         yield waiting
     if broken:
         raise broken[0]
 
 
-def _image(sample: dict[str, Any]) -> str | None:
-    """The suffix of the sample's image: one by itself first, else such as "left.jpg"."""
-    plain = next((suffix for suffix in _IMAGES if suffix in sample), None)
-    return plain or next((s for s in sample if s.rpartition(".")[2] in _IMAGES), None)
-
-
-def _label(sample: dict[str, Any], classes: int) -> int | None:
-    told = _told(sample)
+def _label(files: dict[str, bytes], classes: int) -> int | None:
+    told = _told(files)
     return None if told is None else to_class(told, classes)
 
 
-def _told(sample: dict[str, Any]) -> object:
+def _told(files: dict[str, bytes]) -> object:
     """The label as it stands in a sample; None where there is none."""
-    if "cls" in sample:
-        return sample["cls"].decode("utf-8", "replace")
-    if "json" in sample:
+    if "cls" in files:
+        return files["cls"].decode("utf-8", "replace")
+    if "json" in files:
         try:
-            found = json.loads(sample["json"])
+            found = json.loads(files["json"])
         except ValueError as error:
             raise DataError(f"cannot read the sample's json: {error}") from None
         return found.get("label") if isinstance(found, dict) else None

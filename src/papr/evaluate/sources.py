@@ -3,17 +3,15 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from papr.classes import Classes, count_of
 from papr.errors import PaprError
-from papr.images import SUFFIXES
 from papr.measure import spread
-from papr.walking import suffix
 
 
 class DataError(PaprError, ValueError):
@@ -49,6 +47,8 @@ class Source(ABC):
         length: samples in all; None where only reading tells, which is where there are shards.
         ignored: files that lie among the samples and are none.
         note: what else must be said of it, such as why labels are not used; may be empty.
+        about: what was taken for the images and their labels: "column", "split", "classes" (class
+            index by folder). It belongs to the identity.
     """
 
     kind: str
@@ -56,6 +56,7 @@ class Source(ABC):
     length: int | None
     ignored: Sequence[str] = ()
     note: str = ""
+    about: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def item(self, number: int) -> Item:
@@ -96,14 +97,16 @@ class Folder(Source):
         root: the folder.
         paths: inside it, in order.
         labels: as many; or None.
+        about: see `Source`.
     """
 
     root: Path
     paths: list[str]
-    labels: list[int] | None = None
+    labels: Sequence[int | None] | None = None
     ignored: Sequence[str] = ()
     note: str = ""
     kind: str = "folder"
+    about: dict[str, Any] = field(default_factory=dict)
     shards: Sequence[str] = field(init=False)
     length: int | None = field(init=False)
 
@@ -131,7 +134,8 @@ class Folder(Source):
             f"{path} {_size(os.path.join(root, path))} {label}"  # noqa: PTH118 - likewise
             for path, label in zip(self.paths, labels, strict=True)
         )
-        return {"kind": self.kind, "samples": self.length, "digest": digest(lines)}
+        own = {"kind": self.kind, "samples": self.length, "digest": digest(lines)}
+        return own | self.about
 
 
 @dataclass
@@ -153,6 +157,7 @@ class Chosen(Source):
             len(self.numbers),
         )
         self.ignored, self.note = self.source.ignored, self.source.note
+        self.about = self.source.about
 
     def item(self, number: int) -> Item:
         """The sample with that number among the chosen."""
@@ -176,7 +181,7 @@ class Held(Source):
 
     def __post_init__(self) -> None:
         self.kind, self.shards, self.length = self.source.kind, self.source.shards, len(self.held)
-        self.note = self.source.note
+        self.note, self.about = self.source.note, self.source.about
 
     def item(self, number: int) -> Item:
         """The sample with that number."""
@@ -231,72 +236,3 @@ def digest(lines: Iterable[str]) -> str:
     for line in lines:
         found.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return found.hexdigest()[:16]
-
-
-def open_source(
-    data: str | Path,
-    classes: Classes = None,
-    *,
-    clips: bool = False,
-    root: str | Path | None = None,
-) -> Source:
-    """The samples that `data` names, of whatever kind it is.
-
-    Args:
-        data: one of
-            - a folder: of images, in folders by class or not; where there is none, of WebDataset
-              shards (.tar), of Parquet files, or what `datasets` saved there;
-            - a file: an image, a shard, a .parquet, or a list (.txt, .csv: a path and a class
-              number per line, see `papr.video.read_labels`);
-            - the address of images in object storage, see `papr.evaluate.objects`;
-            - shards by a pattern or an address: `shards/{000..009}.tar`, `pipe:...`,
-              `https://...`, opened by `webdataset`;
-            - `NAME:SPLIT` or `hfds/NAME[/CONFIG][:SPLIT[:LABEL]]`, a data set of the Hugging Face
-              hub, and the column of its labels where it has several. `:SPLIT` fits a saved folder
-              too.
-        classes: the host's, for labels: its names of them in order, which labels with names are
-            found by; how many where it has none; None where it does not classify.
-        clips: the host takes clips: videos are looked for in folders, and taken as files.
-        root: the folder that relative paths in a list start from; None for the list's own.
-
-    Raises:
-        DataError: nothing that can be read is there, or it is no list and has a root.
-    """
-    from papr.evaluate import folders, huggingface, objects, shards
-
-    text, path = str(data), Path(data)
-    listed = path.suffix.lower() in (".txt", ".csv")
-    if root is not None and not listed:
-        raise DataError(f"expected a list (.txt, .csv) with a root, got {text}")
-    if os.path.isdir(path):  # noqa: PTH112 - Path's raises at names that are too long
-        return _open_directory(path, classes, clips)
-    if os.path.lexists(path):
-        if listed:
-            start = Path(root) if root else None
-            return folders.open_list(path, count_of(classes), start, clips=clips)
-        if suffix(text) in (folders.VIDEO_SUFFIXES if clips else SUFFIXES):
-            return folders.open_file(path, clips=clips)
-    if not clips and objects.is_address(text) and not shards.is_shard(text):
-        return objects.open_objects(text)
-    if not clips and shards.names_shards(text):
-        return shards.open_shards(text, count_of(classes))
-    if not clips and huggingface.names_data_set(text):
-        return huggingface.open_data_set(text, classes)
-    what = "is none of these" if os.path.lexists(path) else "does not exist"
-    kinds = "a video, a folder or a list of them" if clips else "images, shards or a data set"
-    raise DataError(f"expected {kinds}, {text} {what}")
-
-
-def _open_directory(path: Path, classes: Classes, clips: bool) -> Source:
-    from papr.evaluate import folders, huggingface, shards
-
-    if not clips and huggingface.is_saved(path):
-        return huggingface.open_data_set(str(path), classes)
-    seen = folders.walk(path)
-    if not clips and not seen.of(SUFFIXES):
-        inside = [str(path / file) for file in seen.files]
-        if found := [file for file in inside if shards.is_shard(file)]:
-            return shards.open_files(found, count_of(classes))
-        if found := [file for file in inside if file.endswith(".parquet")]:
-            return huggingface.open_tables(found, classes)
-    return folders.open_folder(path, classes, clips=clips, seen=seen)
