@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 pytest.importorskip("pyarrow", reason="needs the extra: eval")
 
 from papr.cli import app
-from papr.evaluate import DataError, open_source, shards
+from papr.evaluate import DataError, members, open_source
 from papr.evaluate.sweep import grid, sweep
 from papr.files import MARKER, make_output
 from papr.images import find_images, load_image
@@ -113,7 +113,7 @@ def test_pictures_are_what_pillow_reads(tmp_path: Path) -> None:
     source = open_source(root, 3)
     assert sorted(names(source)) == [f"class/{name}" for name in sorted(PICTURES)]
     assert sorted(names(open_source(f"file://{root}", 3))) == sorted(names(source))
-    assert {Path(name).suffix[1:].lower() for name in PICTURES} <= set(shards._IMAGES)
+    assert {Path(name).suffix[1:].lower() for name in PICTURES} <= members.IMAGES
     assert load_image(shown[0]).size == (40, 40)
 
 
