@@ -290,6 +290,7 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
         "predicted",
         "top5",
         "score",
+        "output",
         "mask",
         "grid",
         "error",

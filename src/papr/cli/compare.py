@@ -87,9 +87,10 @@ def compare(
     merges tokens, alone and on top of PaPr. What a model cannot have is left out, and said.
 
     "agree" is how often the answer is the dense model's, "cosine" how near its logits are, on all
-    images; "top-1" how often it is right, shown where all images lie in folders named by WordNet
-    ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of one batch, the
-    rivals in turns in one run, whoever looks first included: medians (quartiles).
+    images; of a model of one output "differs" is how far it is from the dense model's, in standard
+    deviations of the latter; "top-1" how often it is right, shown where all images lie in folders
+    named by WordNet ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of
+    one batch, the rivals in turns in one run, whoever looks first included: medians (quartiles).
 
     --oracle sets your own knowledge beside them: masks, gaze, another model's map. The file holds
     one map for each image found, in the order of the arguments, folders sorted by path; images that
@@ -304,7 +305,7 @@ def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalR
 def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
     title = f"keep {keep:g}, {rows[0].images} images; time of batch {batch}"
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shares = {"agree": "agreement", "cosine": "cosine", "top-1": "top1"}
+    shares = {"agree": "agreement", "cosine": "cosine", "differs": "difference", "top-1": "top1"}
     shares = {h: name for h, name in shares.items() if getattr(rows[0], name) is not None}
     table.columns[0].min_width = max(len(row.name) for row in rows)  # before the figures, in 80
     for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up"):
@@ -342,16 +343,25 @@ def _explain(
         )
         return
     papr = next(row for row in rows if row.name == PAPR)
+    by = "difference" if papr.cosine is None else "cosine"
+    own = _nearness(papr)
     better = [
-        f"{row.name} ({row.cosine:.3f})"
+        f"{row.name} ({getattr(row, by):.3f})"
         for row in rows[1:]
-        if row.cosine > papr.cosine and row.name != "oracle"
+        if _nearness(row) > own and row.name != "oracle"
     ]
     if better:
         out.print(
-            f"[yellow]Nearer to the dense model than PaPr ({papr.cosine:.3f}) by cosine here: "
+            f"[yellow]Nearer to the dense model than PaPr ({getattr(papr, by):.3f}) by {by} here: "
             f"{', '.join(better)}.[/yellow]"
         )
+
+
+def _nearness(row: RivalRow) -> float:
+    """What is larger the nearer a rival is to the dense host: a cosine, or the less it differs."""
+    if row.cosine is not None:
+        return row.cosine
+    return 0.0 if row.difference is None else -row.difference
 
 
 def _picture(photograph: Image.Image, chosen: Selection, image: int) -> Image.Image:

@@ -80,10 +80,11 @@ def evaluate(
     """Evaluate a model dense and pruned on a data set; killed, the same command goes on.
 
     Every sample goes through the dense model and every --keep, in turns. "agree" is how often the
-    answer is the dense model's, "cosine" how near the embedding is to its; top-1 and top-5 need
+    answer is the dense model's, "cosine" how near the embedding is to its; of a model of one output
+    "differs" is how far that is from the dense model's, in standard deviations of the latter (0 is
+    the same, 1 about as far as another image's). top-1, and of more than five classes top-5, need
     labels: folders named by WordNet ids, or as many folders as the model has classes. Time is of
-    the forward pass, the proposal included, medians over batches (quartiles in wide
-    terminals).
+    the forward pass, the proposal included, medians over batches (quartiles in wide terminals).
 
     Rows (sample, label, top-5, share of patches kept, agreement, configuration) are written to
     OUT/rows as Parquet while it goes, figures to OUT/summary.json. Samples that cannot be read are
@@ -127,6 +128,7 @@ def results_table(report: "Report") -> Table:
     """One line for each contender: what it answers beside what it costs."""
     results = report.results
     known = {"top-1": "top1", "top-5": "top5", "agree": "agreement", "cosine": "cosine"}
+    known |= {"differs": "difference"}
     shares = {h: name for h, name in known.items() if getattr(results[0], name) is not None}
     title = f"{results[0].images} {report.unit}s"
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

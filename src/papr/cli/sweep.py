@@ -130,7 +130,7 @@ def sweep(
     configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)
     classes = class_count(host)
     if quality is None and weights == "random":  # top-1 would be chance's
-        quality = "agreement" if classes else "cosine"
+        quality = "agreement" if (classes or 0) > 1 else "cosine"
     source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
@@ -171,7 +171,7 @@ def table(found: "Sweep") -> Table:
     sheet = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     results = [point.result for point in found.points]
     sheet.columns[0].min_width = max(len(result.name) for result in results)
-    shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine"}
+    shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine", "differs": "difference"}
     shares = {h: name for h, name in shares.items() if getattr(results[0], name) is not None}
     unit = found.report.unit
     for heading in (*shares, gmacs_heading(found.report), f"ms/{unit}", "speed-up", "front"):

@@ -170,6 +170,8 @@ def _trial(trial: "Trial") -> str:
         if trial.quality.agreement is not None:
             figures.append(f"agreement {trial.quality.agreement:.3f}")
         figures.append(f"cosine {trial.quality.cosine:.3f}")
+        if trial.quality.difference is not None:
+            figures.append(f"differs {trial.quality.difference:.3f}")
     if trial.speedup is not None:
         figures.append(f"speed-up {trial.speedup[0]:.2f}")
     return f"{trial.name}: {', '.join(figures)}"
@@ -179,13 +181,16 @@ def _table(found: "Tuned") -> Table:
     """The choice on both halves."""
     table = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     kinds = ("cosine",) if found.held_out.agree is None else ("agreement", "cosine")
-    for heading in ("images", *kinds):
+    single = found.held_out.difference is not None
+    for heading in ("images", *kinds, *(["differs"] if single else [])):
         table.add_column(heading, justify="right")
     for half, quality in (("tuned on", found.tuning), ("held out", found.held_out)):
         cells = []
         for kind in kinds:
             low, high = quality.interval(kind)
             cells.append(f"{quality.value(kind):.3f} ({low:.3f}-{high:.3f})")
+        if single:
+            cells.append("" if quality.difference is None else f"{quality.difference:.3f}")
         table.add_row(half, str(quality.images), *cells)
     return table
 

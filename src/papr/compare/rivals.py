@@ -6,7 +6,7 @@ often it is right, what it costs by multiply-accumulates and by the clock. `papr
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,8 @@ from papr.errors import ConfigError
 from papr.graft import states
 from papr.hosts import find_plan
 from papr.hosts.overhear import patches, prepare_patches
-from papr.measure import count_macs, interleave
-from papr.pruning import selection
+from papr.measure import Difference, count_macs, interleave
+from papr.pruning import selection, unwrap
 from papr.significance import describe
 from papr.twins import twin
 
@@ -41,7 +41,9 @@ class RivalRow:
         images: how many images the quality is of.
         agreement: share of them with the dense host's top-1; None where it does not classify.
         cosine: mean cosine between the rival's and the dense host's logits (or embeddings, where
-            it does not classify), -1 to 1.
+            it does not classify), -1 to 1; None where the host answers one number.
+        difference: where it does, the mean distance from the dense host's, in standard deviations
+            of the latter over the images; None otherwise.
         top1: share of the labelled images classified right; None without labels.
         gmacs_host: GMACs of one image in the host.
         gmacs_proposal: likewise in whoever looks first.
@@ -55,7 +57,8 @@ class RivalRow:
     note: str
     images: int
     agreement: float | None
-    cosine: float
+    cosine: float | None
+    difference: float | None
     top1: float | None
     gmacs_host: float
     gmacs_proposal: float
@@ -126,10 +129,16 @@ class _Tally:
     right: int = 0
     labelled: int = 0
     classes: bool = True
+    single: bool = False
+    difference: Difference = field(default_factory=Difference)
 
     def add(self, found: Tensor, dense: Tensor, labels: Tensor | None) -> None:
-        best = found.argmax(1)
         self.images += len(found)
+        self.single = dense.shape[1] == 1
+        if self.single:  # of one number neither an argmax nor a cosine says anything
+            self.difference.add(found[:, 0].tolist(), dense[:, 0].tolist())
+            return
+        best = found.argmax(1)
         self.agree += int((best == dense.argmax(1)).sum())
         self.cosine += float(F.cosine_similarity(found.double(), dense.double()).sum())
         if labels is not None:
@@ -175,7 +184,8 @@ def measure_field(
             note=found.notes[name],
             images=tallies[name].images,
             agreement=_share(tallies[name].agree, tallies[name].images * tallies[name].classes),
-            cosine=tallies[name].cosine / tallies[name].images,
+            cosine=None if tallies[name].single else tallies[name].cosine / tallies[name].images,
+            difference=tallies[name].difference.value,
             top1=_share(tallies[name].right, tallies[name].labelled * tallies[name].classes),
             gmacs_host=macs[name].host / 1e9,
             gmacs_proposal=macs[name].proposal / 1e9,
@@ -204,7 +214,9 @@ def _share(part: int, whole: int) -> float | None:
 def answer(host: nn.Module, output: Any) -> tuple[Tensor, bool]:
     """What a host answered, as (B, D), and whether that is a logit for each class.
 
-    Tokens count by their class token, or their mean where there is none; maps by their mean.
+    Tokens count by their class token, or their mean where there is none; maps by their mean. One
+    number is no logit of a class, unless the host is known to be trained for yes or no: then there
+    are two, of no and yes.
     """
     classes = getattr(host, "num_classes", 1) != 0
     if isinstance(output, Mapping):
@@ -218,7 +230,21 @@ def answer(host: nn.Module, output: Any) -> tuple[Tensor, bool]:
         return (output[:, 0] if of_class else output.mean(1)), False
     if output.ndim == 4:
         return output.mean((2, 3)), False
+    if classes and output.ndim == 2 and output.shape[1] == 1:
+        return _yes_or_no(output) if answers_yes_or_no(host) else (output, False)
     return output, classes
+
+
+def answers_yes_or_no(host: nn.Module) -> bool:
+    """Whether a host of one output was trained with a threshold at 0, as its configuration says."""
+    config = getattr(unwrap(host), "config", None)
+    kind = getattr(config, "problem_type", None)
+    return kind == "multi_label_classification" and getattr(config, "num_labels", 0) == 1
+
+
+def _yes_or_no(output: Tensor) -> tuple[Tensor, bool]:
+    """The softmax of (0, x) is (1 - sigmoid x, sigmoid x)."""
+    return torch.cat([torch.zeros_like(output), output], 1), True
 
 
 def tokens_left(rival: nn.Module, pixels: Tensor) -> int:

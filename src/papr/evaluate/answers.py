@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.baselines.resolution import LowerResolution
-from papr.compare.rivals import answer
+from papr.compare.rivals import answer, answers_yes_or_no
 from papr.pruning import unwrap
 
 
@@ -17,20 +18,24 @@ class Answers(NamedTuple):
 
     Attributes:
         scores: (N, classes); logits, or the mean over views of their softmax. None where the host
-            does not classify.
+            does not classify; of a host of one output, see `papr.compare.rivals.answer`.
         embeddings: (N, D), what goes into the classifier, the mean over views; where there is no
             classifier, what the host returns.
+        outputs: (N,), the number that a host of one output answers, the mean over views; None of
+            other hosts, and where that number is a yes or no.
     """
 
     scores: Tensor | None
     embeddings: Tensor
+    outputs: Tensor | None = None
 
 
 def class_count(host: nn.Module) -> int | None:
     """How many classes a host tells apart; None where it does not classify."""
     path = classifier_path(host)
     head = None if path is None else host.get_submodule(path)
-    return getattr(head, "out_features", getattr(head, "out_channels", None))
+    count: int | None = getattr(head, "out_features", getattr(head, "out_channels", None))
+    return 2 if count == 1 and answers_yes_or_no(host) else count
 
 
 def class_names(host: nn.Module) -> list[str] | None:
@@ -96,10 +101,21 @@ def ask(model: nn.Module, pixels: Tensor, views: Sequence[int], head: str | None
     if len(embeddings) != len(pixels):  # the classifier looks at more than the image
         embeddings = output
     scores = output.float() if classifies else None
+    outputs = None if classifies or output.shape[1] > 1 else output.float()
     if max(views) > 1:
         embeddings = _means(embeddings.float(), views)
         scores = None if scores is None else _means(scores.softmax(1), views)
-    return Answers(scores, embeddings.float())
+        outputs = None if outputs is None else _means(outputs, views)
+    return Answers(scores, embeddings.float(), None if outputs is None else outputs[:, 0])
+
+
+def cosines(found: Tensor, dense: Tensor) -> list[float] | None:
+    """The cosine of each embedding with the dense host's; None where it is one number, a sign."""
+    if dense.shape[1] == 1:
+        return None
+    likeness = F.cosine_similarity(found.double(), dense.double())
+    near: list[float] = likeness.clamp(-1, 1).tolist()
+    return near
 
 
 def _means(rows: Tensor, views: Sequence[int]) -> Tensor:

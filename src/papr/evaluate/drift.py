@@ -166,6 +166,11 @@ class Embedder:
         tables = []
         for contender, key in zip(self.contenders, self.keys, strict=True):
             embeddings = ask(contender.model, pixels, batch.views, self._head).embeddings
+            if embeddings.shape[1] == 1:
+                raise ConfigError(
+                    "expected embeddings of two numbers or more, whose directions can be compared, "
+                    "got one number a sample"
+                )
             rows = pa.array(list(embeddings.cpu().numpy()), SCHEMA.field("embedding").type)
             columns = [[batch.part.shard] * count, batch.positions, batch.ids, [key] * count, rows]
             tables.append(pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA))

@@ -10,6 +10,7 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment, versions
 from papr.errors import ConfigError
+from papr.evaluate.answers import ask
 from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
 from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan, usual_batch
@@ -134,7 +135,9 @@ def _report(
     costs = {key: (m.host / 1e9, m.proposal / 1e9) for key, m in zip(keys, macs, strict=True)}
     named = {key: contender.name for key, contender in zip(keys, found, strict=True)}
     times = read_times(folder, keys)
-    results = summarise(folder, named, costs, times)
+    scores = ask(found[0].model, one, [1], None).scores
+    classes = None if scores is None else scores.shape[1]
+    results = summarise(folder, named, costs, times, classes)
     if not results[0].images:
         skipped = folder.skipped()
         why = f": {skipped[0].reason}" if skipped else ""

@@ -7,11 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from papr.ambient import seed_on
-from papr.evaluate.answers import Answers, ask, classifier_path
+from papr.evaluate.answers import Answers, ask, classifier_path, cosines
 from papr.evaluate.contenders import Contender, kept_shares
 from papr.evaluate.loading import Batch
 from papr.measure import peak_memory
@@ -28,6 +27,7 @@ SCHEMA = pa.schema(
         ("kept", pa.float64()),
         ("agrees", pa.bool_()),
         ("cosine", pa.float64()),
+        ("output", pa.float64()),
     ]
 )
 #: Samples whose peak memory is measured on a CPU: that takes a pass of its own there.
@@ -40,7 +40,8 @@ class Evaluator:
     Columns of the rows: shard and position say which sample, id and label are the source's,
     configuration the contender's fingerprint; top5 class indices, the likeliest first; kept the
     share of patches, 0 to 1; agrees whether the top-1 is the dense host's; cosine of the embedding
-    with the dense host's. top5 and agrees are null where the host does not classify.
+    with the dense host's; output the number that a host of one output answers. top5 and agrees are
+    null where the host does not classify, output where it answers several numbers.
 
     Attributes:
         contenders: the dense host first.
@@ -94,8 +95,9 @@ class Evaluator:
             top5 = None if found.scores is None else top_classes(found.scores).tolist()
             if dense is None:
                 dense, best = found, top5 and [row[0] for row in top5]
-            cosine = F.cosine_similarity(found.embeddings.double(), dense.embeddings.double())
-            tables.append(_rows(batch, key, top5, best, kept, cosine))
+            near = cosines(found.embeddings, dense.embeddings)
+            outputs = None if found.outputs is None else found.outputs.tolist()
+            tables.append(_rows(batch, key, top5, best, kept, near, outputs))
         return tables
 
     def times(self) -> dict[str, Any]:
@@ -138,11 +140,13 @@ def _rows(
     top5: list[list[int]] | None,
     best: list[int] | None,
     kept: list[float],
-    cosine: Tensor,
+    cosine: list[float] | None,
+    outputs: list[float] | None,
 ) -> pa.Table:
     """One contender's rows; `best` are the dense host's classes. No classes: nulls."""
     count = len(batch.ids)
-    agrees: list[bool] | list[None] = [None] * count
+    nothing = [None] * count
+    agrees: list[bool] | list[None] = nothing
     if top5 is not None and best is not None:
         agrees = [row[0] == other for row, other in zip(top5, best, strict=True)]
     columns = [
@@ -151,10 +155,11 @@ def _rows(
         batch.ids,
         batch.labels,
         [key] * count,
-        top5 if best is not None and top5 is not None else [None] * count,
+        top5 if best is not None and top5 is not None else nothing,
         kept,
         agrees,
-        cosine.clamp(-1, 1).tolist(),
+        nothing if cosine is None else cosine,
+        nothing if outputs is None else outputs,
     ]
     return pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.errors import ConfigError
-from papr.evaluate.answers import Answers, ask, classifier_path
+from papr.evaluate.answers import Answers, ask, classifier_path, cosines
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Prepare, Skipped, loader, make_plan
 from papr.evaluate.sources import Chosen, Source
-from papr.measure import mean_interval, wilson
+from papr.measure import Difference, mean_interval, wilson
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,14 @@ class Quality:
         images: how many.
         agree: with how many of them the top-1 is the dense host's; None where it does not classify.
         cosines: of each image's embedding with the dense host's, -1 to 1.
+        difference: of a host of one output, the mean distance from the dense host's, in standard
+            deviations of the latter; None of other hosts.
     """
 
     images: int
     agree: int | None
     cosines: tuple[float, ...] = field(repr=False)
+    difference: float | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -59,7 +61,7 @@ class Quality:
         found: dict[str, Any] = {"images": self.images, "agree": self.agree}
         for kind in ("cosine", "agreement") if self.agree is not None else ("cosine",):
             found |= {kind: self.value(kind), f"{kind}_95": list(self.interval(kind))}
-        return found
+        return found if self.difference is None else found | {"difference": self.difference}
 
 
 def halves(source: Source) -> tuple[Source, Source]:
@@ -90,6 +92,8 @@ class Held:
     Attributes:
         images: how many could be read.
         skipped: the others.
+        classifies: whether the host tells classes apart.
+        single: whether it answers one number instead.
         first: pixels of the first batch on the host's device, for the clock.
     """
 
@@ -119,6 +123,12 @@ class Held:
         self.first = self._batches[0][0].to(self._device)
         self._dense = [self._ask(dense, i) for i in range(len(self._batches))]
         self.classifies = self._dense[0].scores is not None
+        self.single = self._dense[0].outputs is not None
+        if self._dense[0].embeddings.shape[1] == 1:
+            raise ConfigError(
+                f"expected an embedding to judge by, got a {type(dense).__name__} that returns one "
+                "number, without a classifier that papr finds"
+            )
 
     def _ask(self, model: nn.Module, number: int) -> Answers:
         pixels, views = self._batches[number]
@@ -126,12 +136,14 @@ class Held:
 
     def quality(self, model: nn.Module) -> Quality:
         """One pass over the images."""
-        agree, cosines = 0, []
+        agree, near, difference = 0, list[float](), Difference()
         for number, dense in enumerate(self._dense):
             found = self._ask(model, number)
-            cosine = F.cosine_similarity(found.embeddings.double(), dense.embeddings.double())
-            cosines += cosine.clamp(-1, 1).tolist()
+            near += cosines(found.embeddings, dense.embeddings) or []
+            if found.outputs is not None and dense.outputs is not None:
+                difference.add(found.outputs.tolist(), dense.outputs.tolist())
             if found.scores is not None and dense.scores is not None:
                 same = top_classes(found.scores, 1) == top_classes(dense.scores, 1)
                 agree += int(torch.count_nonzero(same))
-        return Quality(self.images, agree if self.classifies else None, tuple(cosines))
+        agreed = agree if self.classifies else None
+        return Quality(self.images, agreed, tuple(near), difference.value)

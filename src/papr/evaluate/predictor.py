@@ -31,6 +31,7 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "predicted": pa.int32(),
         "top5": pa.list_(pa.int32()),
         "score": pa.list_(pa.float32()),
+        "output": pa.float32(),
     },
     "embeddings": {"embedding": pa.list_(pa.float32())},
     "masks": {"mask": pa.binary(), "grid": pa.list_(pa.int16())},
@@ -73,13 +74,17 @@ class Predictor:
     | predicted | index of the likeliest class                                                     |
     | top5      | of the five likeliest, the likeliest first                                       |
     | score     | their probabilities: softmax, the mean over views                                |
+    | output    | the number that a host of one output answers, as it is; the mean over views      |
     | embedding | (D,) float32: what goes into the classifier, the mean over views                 |
     | mask      | kept patches, a bit each, 1 where kept; `unpack_mask(mask, grid)` is the array   |
     | grid      | its shape, (h, w); (t, h, w) of a clip; (views, ...) where a sample has several  |
     | error     | why there is no answer; null where there is one                                  |
 
     A sample that cannot be read has an error and null elsewhere. predicted, top5 and score are null
-    of a host that does not classify, and its embedding is what it returns; mask and grid are null
+    of a host that does not classify, and its embedding is what it returns. One number is no class:
+    predicted, top5 and score are null then too, and output is null of all other hosts; only where
+    transformers' configuration says that it is a yes or no (one label of a multi-label host) are
+    they of 0, no, and 1, yes, by the sigmoid. mask and grid are null
     where no patch was pruned. Of Swin and ConvNeXt the mask is the first pruned stage's. All other
     columns of the call are passed on.
 
@@ -273,6 +278,8 @@ class Predictor:
             top = top_classes(scores)
             found |= {"predicted": top[:, 0].tolist(), "top5": top.tolist()}
             found["score"] = scores.gather(1, top).tolist()
+        if "labels" in self.outputs and answers.outputs is not None:
+            found["output"] = answers.outputs.tolist()
         if "embeddings" in self.outputs:
             found["embedding"] = list(answers.embeddings.cpu().numpy())
         if "masks" in self.outputs:

@@ -100,8 +100,8 @@ class Goal:
             return
         if not half.classifies:
             raise ConfigError(
-                "expected a host that classifies for a target agreement, got one with embeddings: "
-                "give a target cosine"
+                "expected a host that tells classes apart for a target agreement, got one that "
+                f"answers {'one number' if half.single else 'embeddings'}: give a target cosine"
             )
         perfect = Quality(half.images, half.images, ())
         if perfect.interval(AGREEMENT, 2 * self.sure - 1)[0] < self.target:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from papr.evaluate.loading import Skipped
 from papr.evaluate.runs import Folder
-from papr.measure import quartiles
+from papr.measure import Difference, quartiles
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,13 @@ class Result:
         labelled: those with a label.
         kept: mean share of patches kept, 0 to 1.
         top1: share of the labelled whose class is the likeliest; None without labels.
-        top5: share of the labelled whose class is among the five likeliest; likewise.
+        top5: share of the labelled whose class is among the five likeliest; likewise, and None of a
+            host of five classes or fewer.
         agreement: share of samples with the dense host's top-1; None where it does not classify.
-        cosine: mean cosine between the embedding and the dense host's, -1 to 1.
+        cosine: mean cosine between the embedding and the dense host's, -1 to 1; None where it is
+            one number.
+        difference: of a host of one output, the mean distance from the dense host's, in standard
+            deviations of the latter over the samples; None of other hosts.
         gmacs_host: GMACs of one sample's view in the host.
         gmacs_proposal: likewise in whoever looks first.
         ms_per_image: of the forward pass by itself, (median, lower, upper quartile) over batches;
@@ -45,7 +49,8 @@ class Result:
     top1: float | None
     top5: float | None
     agreement: float | None
-    cosine: float
+    cosine: float | None
+    difference: float | None
     gmacs_host: float
     gmacs_proposal: float
     ms_per_image: tuple[float, float, float] | None = None
@@ -71,14 +76,22 @@ class _Sums:
     right5: int = 0
     judged: int = 0
     agree: int = 0
+    likened: int = 0
     kept: list[float] = field(default_factory=list)
     cosine: list[float] = field(default_factory=list)
+    difference: Difference = field(default_factory=Difference)
 
-    def add(self, rows: pa.Table) -> None:
-        """Count the rows of one part. Sums of floats stay exact until the end."""
+    def add(self, rows: pa.Table, dense: pa.Table) -> None:
+        """Count the rows of one part, and the dense host's of the same samples.
+
+        Sums of floats stay exact until the end.
+        """
         self.images += len(rows)
         self.kept.append(math.fsum(rows["kept"].to_pylist()))
-        self.cosine.append(math.fsum(rows["cosine"].to_pylist()))
+        self.cosine.append(math.fsum(pc.drop_null(rows["cosine"]).to_pylist()))
+        if rows["output"].null_count < len(rows):
+            self.difference.add(rows["output"].to_pylist(), dense["output"].to_pylist())
+        self.likened += len(rows) - rows["cosine"].null_count
         judged = rows.filter(pc.is_valid(rows["agrees"]))
         self.judged += len(judged)
         self.agree += pc.sum(judged["agrees"]).as_py() or 0
@@ -148,6 +161,7 @@ def summarise(
     named: Mapping[str, str],
     costs: Mapping[str, tuple[float, float]],
     times: Times,
+    classes: int | None = None,
 ) -> list[Result]:
     """One result for each contender of a finished run.
 
@@ -156,12 +170,18 @@ def summarise(
         named: fingerprint -> name; the dense host first.
         costs: fingerprint -> GMACs of one sample's view, (host, proposal).
         times: what `read_times` made of the run's clock.
+        classes: how many the host tells apart; None where nobody knows.
     """
     sums = {key: _Sums() for key in named}
     for rows in folder.tables():
-        for key in named:
-            sums[key].add(rows.filter(pc.equal(rows["configuration"], key)))
-    return [_result(key, name, sums[key], costs[key], times) for key, name in named.items()]
+        parts = {key: rows.filter(pc.equal(rows["configuration"], key)) for key in named}
+        dense = next(iter(parts.values()))
+        for key, part in parts.items():
+            sums[key].add(part, dense)
+    found = [_result(key, name, sums[key], costs[key], times) for key, name in named.items()]
+    if classes is not None and classes <= 5:
+        found = [replace(result, top5=None) for result in found]
+    return found
 
 
 def _result(key: str, name: str, found: _Sums, costs: tuple[float, float], times: Times) -> Result:
@@ -178,7 +198,8 @@ def _result(key: str, name: str, found: _Sums, costs: tuple[float, float], times
         top1=_share(found.right1, found.labelled),
         top5=_share(found.right5, found.labelled),
         agreement=_share(found.agree, found.judged),
-        cosine=math.fsum(found.cosine) / max(1, found.images),
+        cosine=math.fsum(found.cosine) / found.likened if found.likened else None,
+        difference=found.difference.value,
         gmacs_host=costs[0],
         gmacs_proposal=costs[1],
         ms_per_image=quartiles((1000 * own / times.images).tolist()) if timed else None,

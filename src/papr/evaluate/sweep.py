@@ -332,7 +332,7 @@ def _with_fronts(
 ) -> Sweep:
     results = report.results
     if quality is None:
-        quality = next(q for q in QUALITIES if getattr(results[0], q) is not None)
+        quality = next((q for q in QUALITIES if getattr(results[0], q) is not None), "cosine")
     if getattr(results[0], quality) is None:
         raise ConfigError(f"expected a quality that the samples and the host have, got {quality!r}")
     fronts = {}

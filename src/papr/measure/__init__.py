@@ -1,6 +1,7 @@
 """MACs, speed and memory of any `nn.Module` or callable. Imports nothing else of papr."""
 
 from papr.measure.curves import Curves, curves
+from papr.measure.difference import Difference
 from papr.measure.intervals import mean_interval, wilson
 from papr.measure.macs import Macs, count_macs
 from papr.measure.memory import peak_memory
@@ -10,6 +11,7 @@ from papr.measure.spread import spread
 
 __all__ = [
     "Curves",
+    "Difference",
     "Macs",
     "Timing",
     "count_macs",

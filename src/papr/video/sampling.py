@@ -274,8 +274,10 @@ def average_views(logits: Tensor) -> Tensor:
         (classes,) float32 probabilities, which sum to 1.
 
     Raises:
-        ConfigError: `logits` is not (V, classes) with at least one view.
+        ConfigError: `logits` is not (V, classes) with a view and two classes at least.
     """
-    if logits.ndim != 2 or not len(logits):
-        raise ConfigError(f"expected logits (views, classes), got {tuple(logits.shape)}")
+    if logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
+        raise ConfigError(
+            f"expected logits (views, classes) of two classes or more, got {tuple(logits.shape)}"
+        )
     return logits.float().softmax(-1).mean(0)
