@@ -20,9 +20,10 @@ from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import Predictor, evaluate, tune
 from papr.evaluate.contenders import contenders, names, weights_digest
+from papr.evaluate.finding import open_source
 from papr.evaluate.loading import make_plan
 from papr.evaluate.runs import Folder, differences
-from papr.evaluate.sources import open_source, take
+from papr.evaluate.sources import take
 from papr.evaluate.summary import read_times
 from papr.later import Merge, Recut
 from tiny_data import CLASSES, KEEPS, SIZE, host, pictures

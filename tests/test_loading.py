@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from papr.errors import PaprWarning
+from papr.evaluate.finding import open_source
 from papr.evaluate.judging import Held
 from papr.evaluate.loading import Batch, loader, make_plan
 from papr.evaluate.sharing import from_bytes, room, share, to_bytes
-from papr.evaluate.sources import DataError, Item, Source, open_source
+from papr.evaluate.sources import DataError, Item, Source
 from tiny_data import host, pictures
 from tiny_sources import level, touch
 

@@ -18,9 +18,10 @@ from papr.baselines import centre_scores
 from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import grid, tune
+from papr.evaluate.finding import open_source
 from papr.evaluate.judging import halves
 from papr.evaluate.searching import edge
-from papr.evaluate.sources import Item, Source, open_source, take
+from papr.evaluate.sources import Item, Source, take
 from papr.evaluate.tuning import _unusual
 from papr.measure import Timing, count_macs, mean_interval, wilson
 from tiny_data import host, pictures
