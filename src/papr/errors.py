@@ -33,6 +33,10 @@ class ExportError(PaprError, RuntimeError):
     """A model could not be written to a file, or the file does not answer as the model does."""
 
 
+class WriteError(PaprError, OSError):
+    """A file of results cannot be written: the disk is full, or the folder is not the user's."""
+
+
 class VideoError(PaprError, ValueError):
     """A video cannot be read, or a frame was asked for that it does not have."""
 

@@ -1,14 +1,15 @@
 """Files appear whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from papr.errors import ConfigError
+from papr.errors import ConfigError, WriteError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,20 +19,99 @@ MARKER = ".papr"
 #: How the names of pictures end that commands draw beside the user's own.
 DRAWN = ("-papr.png", "-papr.gif", "-papr.mp4", "-cams.png")
 
+_LONG = 16  # bytes of a suffix
+_LONGEST = 200  # bytes of a name, to which endings come; file systems take 255
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved over it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary path beside `path`, moved over it when the block ends without an error.
+
+    Its name does not grow with that of `path`; its suffix is the same.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    temporary: Path | None = None
+    with _named(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            suffix = path.suffix if len(path.suffix) < _LONG else ""
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".papr-", suffix=suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """The system's refusals in one line with the file that was to be written."""
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        failed = WriteError(f"cannot write {path}: {reason}")
+        failed.errno = error.errno
+        raise failed from error
+
+
+class Lines:
+    """A file of JSON lines that is valid after every line, whatever happens next."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin the file anew, its folder made if needed. Raises WriteError where it cannot be."""
+        self.path = path
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb", buffering=0)
+
+    def add(self, data: object) -> None:
+        """Write one line at once; WriteError where it cannot be, and then no part of it stays."""
+        line = (json.dumps(data) + "\n").encode()
+        start = self._file.tell()
+        with _named(self.path):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(start)
+                    self._file.seek(start)
+                raise
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+
+def short(name: str, taken: Collection[str] = ()) -> str:
+    """A file's name without its suffix, cut where it would be too long, and numbered where taken.
+
+    What is cut off stays in it as a digest: other names stay others.
+
+    Args:
+        name: of the user.
+        taken: names that it must not be.
+    """
+    if len(os.fsencode(name)) > _LONGEST:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        while len(os.fsencode(name)) > _LONGEST - len(digest) - 1:
+            name = name[:-1]
+        name = f"{name}-{digest}"
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}-{number}"
+    return found
 
 
 def check_folder(folder: Path, option: str) -> None:

@@ -26,6 +26,7 @@ from papr.cli import (
     video,
 )
 from papr.cli.common import errors
+from papr.cli.console import forgive_streams
 from papr.errors import PaprError
 
 app = typer.Typer(
@@ -101,6 +102,7 @@ _others = warnings.showwarning
 def main() -> None:
     """The entry point of `papr`: errors in one line, tracebacks with --debug."""
     warnings.showwarning = _show_warning
+    forgive_streams()
     try:
         app()
     except KeyboardInterrupt:

@@ -25,12 +25,13 @@ from papr.cli.common import (
     parse_stages,
     progress,
     speed_table,
+    written,
 )
 from papr.cli.hosting import RandomWeights
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, write_json
+from papr.files import check_file
 from papr.names import VIDEO_HOSTS
 
 if TYPE_CHECKING:
@@ -128,28 +129,26 @@ def bench(
                         std=std,
                     )
                 )
-    for table in tables:
-        out.print(speed_table(table, unit))
-    out.print(f"Dense and pruned in turns, medians of {rounds} rounds (quartiles).")
     rows = [row for table in tables for row in table]
-    advise(rows)
-    if json_file is not None:
-        report = {
-            "command": " ".join(["papr", *sys.argv[1:]]),
-            "model": model,
-            "weights": weights,
-            "compiled": compile,
-            "proposal": proposal,
-            "stages": stages,
-            "attention": attention,
-            "score": score,
-            "merge_r": merge_r,
-            "rounds": rounds,
-            "environment": environment(target),
-            "rows": [row.to_dict() for row in rows],
-        }
-        write_json(json_file, report)
-        out.print(f"written to {json_file}")
+    report = {
+        "command": " ".join(["papr", *sys.argv[1:]]),
+        "model": model,
+        "weights": weights,
+        "compiled": compile,
+        "proposal": proposal,
+        "stages": stages,
+        "attention": attention,
+        "score": score,
+        "merge_r": merge_r,
+        "rounds": rounds,
+        "environment": environment(target),
+        "rows": [row.to_dict() for row in rows],
+    }
+    with written(json_file, report):
+        for table in tables:
+            out.print(speed_table(table, unit))
+        out.print(f"Dense and pruned in turns, medians of {rounds} rounds (quartiles).")
+        advise(rows)
 
 
 def _batches(text: str) -> list[int]:

@@ -1,17 +1,20 @@
 """What the commands share: consoles, parsing of lists, tables, devices."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from papr.cli.console import Voice
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
+from papr.files import write_json
 from papr.later import Merge
 from papr.names import CLIP_NETS
 
@@ -20,11 +23,38 @@ if TYPE_CHECKING:  # the help of a command needs no torch
 
     from papr.compare import Row
 
-out = Console()
-errors = Console(stderr=True)
+out = Voice()
+errors = Voice(stderr=True)
 
 _T = TypeVar("_T")
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+@contextlib.contextmanager
+def results_first(write: Callable[[], object]) -> Iterator[None]:
+    """Write results, then let the block print them: they are on disk before anything is said.
+
+    Where they cannot be written, the block prints them first, and the error comes last.
+    """
+    failed = None
+    try:
+        write()
+    except OSError as error:
+        failed = error
+    yield
+    if failed is not None:
+        raise failed
+
+
+@contextlib.contextmanager
+def written(path: Path | None, report: object) -> Iterator[None]:
+    """`results_first` with a report, plain data, as JSON; no file where `path` is None."""
+    if path is None:
+        yield
+        return
+    with results_first(lambda: write_json(path, report)):
+        yield
+    out.print(f"written to {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:

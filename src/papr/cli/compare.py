@@ -23,11 +23,12 @@ from papr.cli.common import (
     parse_size,
     progress,
     with_quartiles,
+    written,
 )
 from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, check_folder, make_output, write_image, write_json
+from papr.files import check_file, check_folder, make_output
 
 if TYPE_CHECKING:
     import torch
@@ -137,29 +138,27 @@ def compare(
         proposal_size=looks_at,
     )
     rows = _measure(found, album, batch, rounds)
-    out.print(_table(rows, keep, min(batch, album.seen)))
-    _explain(rows, found, weights, rounds, album)
-    if figures:
-        _draw(found, album, figures, out_dir)
-    if json_file is not None:
-        report = {
-            "command": " ".join(["papr", *sys.argv[1:]]),
-            "model": model,
-            "weights": weights,
-            "keep": keep,
-            "batch": min(batch, album.seen),
-            "dtype": dtype,
-            "proposal": proposal,
-            "oracle": None if oracle is None else str(oracle),
-            "rounds": rounds,
-            "images": album.seen,
-            "skipped": [str(path) for path in album.reader.broken],
-            "environment": environment(target),
-            "missing": found.missing,
-            "rows": [row.to_dict() for row in rows],
-        }
-        write_json(json_file, report)
-        out.print(f"written to {json_file}")
+    report = {
+        "command": " ".join(["papr", *sys.argv[1:]]),
+        "model": model,
+        "weights": weights,
+        "keep": keep,
+        "batch": min(batch, album.seen),
+        "dtype": dtype,
+        "proposal": proposal,
+        "oracle": None if oracle is None else str(oracle),
+        "rounds": rounds,
+        "images": album.seen,
+        "skipped": [str(path) for path in album.reader.broken],
+        "environment": environment(target),
+        "missing": found.missing,
+        "rows": [row.to_dict() for row in rows],
+    }
+    with written(json_file, report):
+        out.print(_table(rows, keep, min(batch, album.seen)))
+        _explain(rows, found, weights, rounds, album)
+        if figures:
+            _draw(found, album, figures, out_dir)
     album.reader.report()
 
 
@@ -386,6 +385,7 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
     chosen = dict(selections(found, album.pixels([photograph for _, photograph in shown])))
     names = distinct_names([path for path, _ in shown])
     make_output(out_dir)
+    drawn = 0
     for i, ((path, photograph), name) in enumerate(zip(shown, names, strict=True)):
         pictures = [(path.name, photograph)]
         for rival, module in found.models.items():
@@ -394,5 +394,6 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
             elif isinstance(module, LowerResolution):
                 height, width = module.size
                 pictures.append((rival, photograph.resize((width, height))))
-        write_image(out_dir / f"{name}-rivals{SUFFIX}", panel(pictures, apart=True))
-    out.print(f"pictures of {len(shown)} images in {out_dir}")
+        file = out_dir / f"{name}-rivals{SUFFIX}"
+        drawn += album.reader.draw(path, file, panel(pictures, apart=True))
+    out.print(f"pictures of {drawn} images in {out_dir}", highlight=False, markup=False)

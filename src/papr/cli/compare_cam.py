@@ -12,11 +12,11 @@ import typer
 from rich import box
 from rich.table import Table
 
-from papr.cli.common import out, parse_list, progress, with_quartiles
+from papr.cli.common import out, parse_list, progress, with_quartiles, written
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, check_folder, make_output, write_image, write_json
+from papr.files import check_file, check_folder, make_output
 from papr.names import CAMS, CURVE_STEPS
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from papr.baselines.cams import Cam
+    from papr.cli.reading import Reader
     from papr.compare.cams import CamQuality, CamTime
 
 JUDGE = "efficientnet_lite2"
@@ -111,11 +112,7 @@ def compare_cam(
     quality = CamQuality(lean, folded(net), folded(judge), keep, patch, steps, seed)
     limits = (curve_images, scorecam_images, figures)
     make_output(out_dir)
-    _measure(quality, photographs, limits, target, out_dir)
-    if times:
-        out.print(_time_table(cams, times, rounds))
-    for group, rows in quality.summary().items():
-        out.print(_quality_table(group, rows, keep))
+    _measure(quality, photographs, limits, reader, target, out_dir)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "environment": environment(target),
@@ -133,8 +130,14 @@ def compare_cam(
         ],
     }
     path = out_dir / "cams.json" if json_file is None else json_file
-    write_json(path, report)
-    out.print(f"{len(photographs)} images; figures in {out_dir}, written to {path}")
+    with written(path, report):
+        if times:
+            out.print(_time_table(cams, times, rounds))
+        for group, rows in quality.summary().items():
+            out.print(_quality_table(group, rows, keep))
+        out.print(
+            f"{len(photographs)} images; pictures in {out_dir}", highlight=False, markup=False
+        )
     reader.report()
 
 
@@ -189,6 +192,7 @@ def _measure(
     quality: CamQuality,
     photographs: list[tuple[Path, Image.Image]],
     limits: tuple[int | None, int, int],
+    reader: Reader,
     device: torch.device,
     out_dir: Path,
 ) -> None:
@@ -207,7 +211,7 @@ def _measure(
             maps = quality.add(pixels, () if i in slow else ("scorecam",), i in curved)
             if i < figures:
                 picture = _figure(path.name, photograph, maps, quality.keep)
-                write_image(out_dir / f"{names[i]}{_SUFFIX}", picture)
+                reader.draw(path, out_dir / f"{names[i]}{_SUFFIX}", picture)
 
 
 def _figure(

@@ -19,6 +19,7 @@ from papr.cli.common import (
     parse_proposal_size,
     progress,
     speed_table,
+    written,
 )
 from papr.cli.hosting import (
     Device,
@@ -33,7 +34,7 @@ from papr.cli.hosting import (
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
-from papr.files import check_file, write_json
+from papr.files import check_file
 from papr.names import VIDEO_HOSTS
 
 if TYPE_CHECKING:
@@ -124,11 +125,9 @@ def doctor(
             std=std,
             each_turn=lambda: bar.advance(task),
         )
-    show(found, "clip" if is_video else "image")
-    if json_file is not None:
-        about = {"command": " ".join(["papr", *sys.argv[1:]]), "model": model, "proposal": proposal}
-        write_json(json_file, about | found.to_dict())
-        out.print(f"written to {json_file}")
+    about = {"command": " ".join(["papr", *sys.argv[1:]]), "model": model, "proposal": proposal}
+    with written(json_file, about | found.to_dict()):
+        show(found, "clip" if is_video else "image")
 
 
 def _count(text: str) -> int:

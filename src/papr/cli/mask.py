@@ -1,6 +1,5 @@
 """`papr mask`: see which patches would stay, for any images."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from papr.cli.common import (
 )
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError
-from papr.files import atomic, make_output, write_image
+from papr.files import Lines, make_output
 
 
 def mask(
@@ -40,7 +39,8 @@ def mask(
 
     Writes one picture per image (photograph, map, kept patches) and masks.jsonl, one line per
     image: its path, the patch grid (rows, columns), and the kept patches counted row by row from
-    the top left. An image that cannot be read is named and skipped; the exit status is then 1.
+    the top left. Lines are written as they come. An image that cannot be read is named and skipped,
+    a picture that cannot be written is named and null in its line; the exit status is then 1.
     """
     check_keep(keep)
     if score not in ("significance", "softcam"):
@@ -59,7 +59,7 @@ def mask(
     who = Proposal(proposal)
     reader = Reader(lambda photograph: fit(photograph, size, patch))
     make_output(out_dir)
-    with atomic(out_dir / "masks.jsonl") as lines, lines.open("w") as file, progress("mask") as bar:
+    with Lines(out_dir / "masks.jsonl") as lines, reader.naming(), progress("mask") as bar:
         for path, name in bar.track(list(zip(paths, distinct_names(paths), strict=True))):
             photograph = reader.read(path)
             if photograph is None:
@@ -75,10 +75,10 @@ def mask(
                     (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
                 ]
             )
-            write_image(out_dir / f"{name}{SUFFIX}", picture)
+            file = f"{name}{SUFFIX}"
             line = {
                 "image": str(path),
-                "picture": f"{name}{SUFFIX}",
+                "picture": file if reader.draw(path, out_dir / file, picture) else None,
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),
@@ -86,6 +86,6 @@ def mask(
                 "keep": keep,
                 "kept": chosen.indices[0].tolist(),
             }
-            file.write(json.dumps(line) + "\n")
+            lines.add(line)
     out.print(f"{len(paths) - len(reader.broken)} images, pictures and masks.jsonl in {out_dir}")
     reader.report()

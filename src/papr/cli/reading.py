@@ -1,5 +1,6 @@
 """Reading the user's images: what cannot be read is remembered, named at the end, and skipped."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import typer
 from PIL import Image
 
 from papr.cli.common import errors
+from papr.errors import WriteError
+from papr.files import short, write_image
 from papr.images import ImageError, find_images, load_image
 
 SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the user's is overwritten
@@ -45,7 +48,7 @@ class Reader:
 
     Attributes:
         prepare: photograph to what the command works on, such as its square middle.
-        broken: what could not be read, and why.
+        broken: images that could not be read, or whose picture could not be written, and why.
     """
 
     def __init__(self, prepare: Callable[[Image.Image], Image.Image]) -> None:
@@ -67,12 +70,33 @@ class Reader:
             if photograph is not None:
                 yield path, photograph
 
+    def draw(self, path: Path, file: Path, picture: Image.Image) -> bool:
+        """Write what was drawn of an image; False, and remembered, where it cannot be written."""
+        try:
+            write_image(file, picture)
+        except OSError as error:
+            self.broken[path] = str(error)
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Name what was remembered where the block cannot write its results and so ends."""
+        try:
+            yield
+        except WriteError:
+            self._name()
+            raise
+
     def report(self) -> None:
-        """Name what could not be read; the exit status is then 1."""
-        for message in self.broken.values():
-            errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+        """Name what could not be read or written; the exit status is then 1."""
+        self._name()
         if self.broken:
             raise typer.Exit(1)
+
+    def _name(self) -> None:
+        for message in self.broken.values():
+            errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -80,10 +104,6 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name)
-        names.append(name)
+        names.append(short(path.stem, taken))
+        taken.add(names[-1])
     return names

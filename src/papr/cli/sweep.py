@@ -15,6 +15,7 @@ from papr.cli.common import (
     parse_list,
     parse_proposal_size,
     parse_stages,
+    results_first,
 )
 from papr.cli.evaluate import gmacs_heading
 from papr.cli.hosting import (
@@ -153,11 +154,12 @@ def sweep(
     device = describe_device(next(host.parameters()).device)
     count = f"{found.points[0].result.images} {found.report.unit}s"
     note = f"{model} ({weights} weights), {count}, {device}, torch {torch.__version__}"
-    out.print(table(found))
-    folder = Path(found.report.folder)
-    written = found.write(folder, note, html)
-    explain(found, weights)
-    out.print(f"written to {folder}: {', '.join(path.name for path in written)}, rows/")
+    folder, files = Path(found.report.folder), list[Path]()
+    with results_first(lambda: files.extend(found.write(folder, note, html))):
+        out.print(table(found))
+        explain(found, weights)
+    there = ", ".join([*(path.name for path in files), "rows/"])
+    out.print(f"written to {folder}: {there}", highlight=False, markup=False, soft_wrap=True)
 
 
 def parse_sizes(text: str) -> list[ProposalSize]:

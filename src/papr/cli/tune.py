@@ -7,7 +7,17 @@ import typer
 from rich import box
 from rich.table import Table
 
-from papr.cli.common import Score, Stages, errors, out, parse_list, parse_stages, with_quartiles
+from papr.cli.common import (
+    Score,
+    Stages,
+    errors,
+    out,
+    parse_list,
+    parse_stages,
+    results_first,
+    with_quartiles,
+    written,
+)
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
@@ -29,7 +39,7 @@ from papr.cli.hosting import (
 )
 from papr.cli.sweep import RANDOM, Proposals, Rs, parse_sizes
 from papr.config import DEFAULT_PROPOSAL
-from papr.files import check_file, write_json, write_text
+from papr.files import check_file, write_text
 
 if TYPE_CHECKING:
     from papr.evaluate.searching import Trial
@@ -146,21 +156,27 @@ def tune(
             rounds=rounds,
             watch=watch,
         )
-    out.print(_table(found))
-    out.print(_costs(found), highlight=False, soft_wrap=True)
-    name_left_out(found.skipped, (), place="what --json writes")
-    if json_file is not None:
-        write_json(json_file, {"model": model, "weights": weights} | found.to_dict())
-        out.print(f"all trials in {json_file}", highlight=False, markup=False)
-    if weights == "random":
-        out.print(f"[yellow]{RANDOM}[/yellow]")
-    out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
-    out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
+    about = {"model": model, "weights": weights} | found.to_dict()
+    with results_first(lambda: _write(found, out_file)), written(json_file, about):
+        out.print(_table(found))
+        out.print(_costs(found), highlight=False, soft_wrap=True)
+        name_left_out(found.skipped, (), place="what --json writes")
+        if weights == "random":
+            out.print(f"[yellow]{RANDOM}[/yellow]")
+        out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
+        out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
+        if found.reached:
+            same = f"# the same: papr.prune(model, {str(out_file)!r})"
+            out.print(same, highlight=False, markup=False)
     if not found.reached:
         errors.print(_MISSED[found.state])
         raise typer.Exit(1)
-    write_text(out_file, found.config.to_json() + "\n")
-    out.print(f"# the same: papr.prune(model, {str(out_file)!r})", highlight=False, markup=False)
+
+
+def _write(found: "Tuned", out_file: Path) -> None:
+    """The configuration, where it reaches its target."""
+    if found.reached:
+        write_text(out_file, found.config.to_json() + "\n")
 
 
 def _trial(trial: "Trial") -> str:

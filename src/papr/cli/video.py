@@ -21,6 +21,7 @@ from papr.cli.common import (
     out,
     parse_proposal_size,
     progress,
+    results_first,
     speed_table,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
@@ -31,6 +32,7 @@ from papr.names import VIDEO_HOSTS
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor, nn
 
     from papr.compare import Row
@@ -100,10 +102,10 @@ def video(
     if windows is not None and start:
         raise ConfigError("expected --windows or --start, got both")
     check_folder(out_dir, "--out")
+    from papr.cli.reading import distinct_names
     from papr.hub import create_video, video_statistics
     from papr.proposals import Proposal
     from papr.video import open_video
-    from papr.video.overlay import write_gif, write_mp4
 
     target = pick_device(device)
     with open_video(clip, decoder) as source:
@@ -127,23 +129,10 @@ def video(
         pictures = _draw(source, chosen, seen)
         first = _pixels(source, chosen[0], config, target)
     fps = _rate(source, chosen, stride)
-    files = {kind: out_dir / f"{clip.stem}-papr.{kind}" for kind in ("mp4", "gif", "json")}
+    (name,) = distinct_names([clip])
+    files = {kind: out_dir / f"{name}-papr.{kind}" for kind in ("mp4", "gif", "json")}
     make_output(out_dir)
-    codec = write_mp4(files["mp4"], pictures, fps)
-    write_gif(files["gif"], pictures, fps)
-    out.print(_kept_table(source, chosen, seen))
     top = _top(host, seen, dense) if pretrained else None
-    if top is None:
-        out.print(
-            "[yellow]The host's weights are random, or those of its classifier, so its answers "
-            "mean nothing: no top-5. What is kept is the proposal's choice, and real.[/yellow]"
-        )
-    else:
-        out.print(_top_table(top, len(chosen)))
-    rows = _time(first, host, config, rounds) if rounds else []
-    if rows:
-        out.print(speed_table(rows, "clip"))
-        advise(rows)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "clip": _clip_facts(source),
@@ -156,14 +145,41 @@ def video(
         "mean": list(mean),
         "std": list(std),
         "stride": stride,
-        "codec": codec,
+        "codec": None,
         "windows": _window_facts(source, chosen, seen),
         "top5": top,
-        "speed": [row.to_dict() for row in rows],
+        "speed": [],
         "environment": environment(target),
     }
+    with results_first(lambda: _write(files, report, pictures, fps)):
+        rows = _time(first, host, config, rounds) if rounds else []
+        report["speed"] = [row.to_dict() for row in rows]
+        with results_first(lambda: write_json(files["json"], report)):
+            out.print(_kept_table(source, chosen, seen))
+            if top is None:
+                out.print(
+                    "[yellow]The host's weights are random, or those of its classifier, so its "
+                    "answers mean nothing: no top-5. What is kept is the proposal's choice, and "
+                    "real.[/yellow]"
+                )
+            else:
+                out.print(_top_table(top, len(chosen)))
+            if rows:
+                out.print(speed_table(rows, "clip"))
+                advise(rows)
+    there = ", ".join(str(file) for file in files.values())
+    out.print(f"written: {there}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(
+    files: dict[str, Path], report: dict[str, Any], pictures: list[Image.Image], fps: float
+) -> None:
+    """The figures, which a film that cannot be written does not lose; then the films."""
+    from papr.video.overlay import write_gif, write_mp4
+
     write_json(files["json"], report)
-    out.print("written: " + ", ".join(str(file) for file in files.values()), soft_wrap=True)
+    report["codec"] = write_mp4(files["mp4"], pictures, fps)
+    write_gif(files["gif"], pictures, fps)
 
 
 def _check_times(source: Video, stride: int, starts: list[float]) -> None:
@@ -308,9 +324,10 @@ def _kept_table(source: Video, chosen: list[View], seen: list[_Seen]) -> Table:
     table.add_column("least", justify="right")
     table.add_column("most", justify="right")
     highest = max(max(_fractions(one)) for one in seen)
+    blocks = _BLOCKS if out.encoding.startswith("utf") else "12345678"
     for view, one in zip(chosen, seen, strict=True):
         fractions = _fractions(one)
-        bars = "".join(_BLOCKS[min(7, int(8 * f / highest))] if f else " " for f in fractions)
+        bars = "".join(blocks[min(7, int(8 * f / highest))] if f else " " for f in fractions)
         first, last = source.seconds[view.frames[0]], source.seconds[view.frames[-1]]
         span = f"{first:.1f} - {last:.1f}"
         table.add_row(span, bars, f"{min(fractions):.0%}", f"{max(fractions):.0%}")
