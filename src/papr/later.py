@@ -139,6 +139,7 @@ class Step:
         sized: whether attention is proportional here.
         opens: whether it is the first block that does anything.
         closes: whether it is the last block that must know what the others did.
+        bypassed: the modules in it that are taken apart; see `papr.hosts.bypassed`.
     """
 
     block: int = 0
@@ -148,6 +149,7 @@ class Step:
     sized: bool = False
     opens: bool = False
     closes: bool = False
+    bypassed: tuple[tuple[str, str], ...] = ()
 
 
 def steps(merge: Merge | None, recut: Recut | None, blocks: int, pruned: bool) -> dict[int, Step]:

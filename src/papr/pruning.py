@@ -12,8 +12,9 @@ from papr.config import ProposalSize, PruneConfig, Triple, check_keep
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import check_graftable, graft, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
-from papr.hosts.blocks import check_blocks
+from papr.hosts.kept_attention import check_kept
 from papr.hosts.state import HostState, warn_unknown_statistics
+from papr.hosts.trying import check_blocks
 from papr.later import Merge, Recut, Step, steps
 from papr.proposals import Proposal, as_proposal
 from papr.selecting import BudgetedSelection, Selection
@@ -236,8 +237,8 @@ def _check_later(host: nn.Module, config: PruneConfig, plan: Plan) -> dict[int, 
     if asked == ["pool"]:
         return {}
     found = steps(config.merge, config.recut, len(plan.blocks), config.keep < 1)
-    check_blocks(host, [plan.blocks[i] for i in found], plan.block)
-    return found
+    apart = check_blocks(host, [plan.blocks[i] for i in found], plan.block)
+    return {i: replace(step, bypassed=apart[plan.blocks[i]]) for i, step in found.items()}
 
 
 def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
@@ -255,6 +256,8 @@ def _check_options(host: nn.Module, config: PruneConfig, plan: Plan) -> None:
             f'expected attention="dense" for a {plan.family}, got "kept": '
             "that is for Swin, whose attention goes by windows"
         )
+    if config.attention == "kept" and config.keep < 1:
+        check_kept(host, plan.kept_attention or ())
     if not plan.facts.tubelet and (config.score == "motion" or config.reuse > 1):
         raise ConfigError(
             f'expected score="significance" or "softcam" and reuse=1 for a {plan.family}, which '

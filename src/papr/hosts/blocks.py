@@ -1,24 +1,21 @@
 """Blocks of a plain vision transformer that merge or drop tokens between attention and MLP.
 
 No module of a block sees its tokens at that place, so the block is put together anew from its
-leaves: normalisation, projections, MLP. `check_blocks` runs both on the same tokens before a host
-is pruned, so that a block that computes something else is refused, whatever its library makes of
-it.
+leaves: normalisation, projections, MLP. `trying.check_blocks` runs both on the same tokens before a
+host is pruned, so that a block that computes something else is refused, whatever its library makes
+of it.
 """
 
-import copy
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from papr.ambient import neutral
-from papr.errors import PrunedModelError, UnsupportedModelError, one_line
-from papr.graft import Grafted, graft, ungraft
-from papr.hosts.sites import CarryingBlock
+from papr.errors import PrunedModelError
+from papr.hosts.bypassed import hanging, refusal
+from papr.hosts.sites import CarryingBlock, as_module
 from papr.later import Step
 from papr.precision import full_precision
 from papr.reducers.merge import match, merge_tokens, moved
@@ -86,6 +83,9 @@ class ReducingBlock(CarryingBlock):
         if state is None:
             return self._whole(x)
         assert isinstance(step, Step)
+        thing = hanging(as_module(self), step.bypassed)
+        if thing is not None:
+            raise PrunedModelError(refusal(f"block {step.block}", thing, "merge and recut"))
         before = self._begin(x) if step.opens else Tokens(x, *state.met(step))
         now = self._reduce(before, step, state.facts.prefix_tokens)
         if step.closes:
@@ -172,44 +172,3 @@ def _cut(now: Tokens, scores: Tensor, keep: str, prefix: int) -> tuple[Tokens, T
         nowhere = torch.full_like(scores, -1, dtype=torch.long)
         ended = follow(ended, nowhere.scatter(1, kept, order))
     return Tokens(gather(now.tokens, kept, prefix), sizes, ended), kept
-
-
-def check_blocks(host: nn.Module, paths: Sequence[str], behaviour: type[Grafted]) -> None:
-    """Refuse blocks that compute something else than their leaves, put together, do.
-
-    One block of each class runs once on a few random tokens.
-
-    Raises:
-        UnsupportedModelError: they do, or do not have these leaves.
-    """
-    blocks = {type(block): block for block in map(host.get_submodule, paths)}
-    for block in blocks.values():
-        name = f"{type(host).__name__}, of whose blocks ({type(block).__name__})"
-        try:
-            expected, answer = _both(block, behaviour)
-        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise UnsupportedModelError(
-                f"cannot merge or cut tokens in the blocks of {name} papr does not know the "
-                f"leaves: {one_line(error)}"
-            ) from None
-        far = (expected - answer).abs().max() / expected.abs().max().clamp(min=1e-6)
-        if not far < 1e-4:
-            raise UnsupportedModelError(
-                f"cannot merge or cut tokens in the blocks of {name} papr computes something else "
-                f"(by {float(far):.1g})"
-            )
-
-
-def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor]:
-    """What a block answers to random tokens, and what its leaves do; in float32 on the CPU.
-
-    There no setting of the caller's makes products so coarse that the two differ.
-    """
-    with neutral(seed=0):
-        holder = nn.ModuleList([copy.deepcopy(block)]).eval().cpu().float()
-        ungraft(holder)  # of a host that is pruned anew
-        width = next(p.shape[0] for p in block.parameters() if p.ndim == 1)
-        tokens = torch.randn(2, 9, width)
-        expected = holder[0](tokens)
-        graft(holder, "0", behaviour, None)
-        return expected, holder[0](tokens)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution, on_grid
-from papr.hosts.pyramid import End, StageSite, TakeAndPut, Whole, block_cuts
+from papr.hosts.kept_attention import OnKept
+from papr.hosts.pyramid import End, TakeAndPut, Whole, block_cuts
 from papr.hosts.sites import Entry
 from papr.hosts.state import HostFacts
 from papr.reducers.windows import (
@@ -38,13 +39,14 @@ def _padded_grid(embeddings: nn.Module, pixels: Tensor) -> tuple[int, int]:
     return -(-pixels.shape[-2] // height), -(-pixels.shape[-1] // width)
 
 
-class WindowsOfKept(StageSite):
+class WindowsOfKept(OnKept):
     """The attention of a layer: windows in, windows out, zero where nothing was selected."""
 
     def forward(
         self, windows: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
         """(B * windows, area, C) and the mask of a shifted grid, to the same and no weights."""
+        self._check()
         chosen = self._chosen()
         grid = (chosen.grid[0], chosen.grid[1])
         window = self._window()
@@ -95,6 +97,7 @@ class WindowsOfKept(StageSite):
 class WindowsOfKeptV2(WindowsOfKept):
     """Swin V2's, whose parts lie one module deeper."""
 
+    apart = (("self", ""), ("self.dropout", ""))
     num_attention_heads = property(lambda self: self.self.num_attention_heads)
 
     def _window(self) -> tuple[int, int]:

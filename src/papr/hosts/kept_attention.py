@@ -5,17 +5,50 @@ as they were when the stage began. Between, blocks hand on both: (kept (B, 1, K,
 stage's tokens (B, H, W, C)).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from papr.errors import PrunedModelError, UnsupportedModelError
 from papr.hosts import Cut
-from papr.hosts.pyramid import Block
+from papr.hosts.bypassed import Bypassed, hanging, refusal
+from papr.hosts.pyramid import Block, StageSite
+from papr.hosts.sites import as_module
 from papr.reducers.skip import take_from_grid
 from papr.selecting import put_rows
 
 Travelling = tuple[Tensor, Tensor]
+
+
+class OnKept(StageSite):
+    """Whatever computes attention of kept tokens from the parts of a module.
+
+    A family names the modules that are not called then.
+    """
+
+    apart: Bypassed = ()
+
+    def _check(self) -> None:
+        """Raise PrunedModelError where something hangs on those."""
+        thing = hanging(as_module(self), self.apart)
+        if thing is not None:
+            where = f"the attention of stage {self._papr_stage}"
+            raise PrunedModelError(refusal(where, thing, 'attention="kept"'))
+
+
+def check_kept(host: nn.Module, cuts: Iterable[Cut]) -> None:
+    """Refuse hosts where something hangs on a module that these cuts take apart.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    for path, behaviour, _ in cuts:
+        apart = behaviour.apart if issubclass(behaviour, OnKept) else ()
+        thing = hanging(host.get_submodule(path), apart)
+        if thing is not None:
+            where = f"{path} of {type(host).__name__}"
+            raise UnsupportedModelError(refusal(where, thing, 'attention="kept"'))
 
 
 class KeptBlock(Block):

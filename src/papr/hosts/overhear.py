@@ -58,12 +58,9 @@ class _Ear:
         """There is no proposal to settle."""
 
 
-class _TokensOut(Grafted):
-    """On an entry that returns the positioned tokens."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """The tokens, and no further."""
-        raise _Heard(super().forward(*args, **kwargs))  # type: ignore[misc]
+def _tokens_out(module: nn.Module, args: Any, tokens: Tensor) -> NoReturn:
+    """On an entry that returns the positioned tokens: those, after all hooks that are there."""
+    raise _Heard(tokens)
 
 
 class _TokensIn(Grafted):
@@ -99,10 +96,9 @@ def prepare_tokens(host: nn.Module, plan: Plan) -> None:
     Raises:
         UnsupportedModelError: the host drops no tokens, so there is no place where they would be.
     """
-    ear = _Ear(plan.facts, only_patches=False)
     path, behaviour = plan.entry
     if issubclass(behaviour, EmbeddingsEntry) and not plan.facts.stages:
-        graft(host, path, _TokensOut, ear)
+        host.get_submodule(path).register_forward_hook(_tokens_out)
         return
     dropping = (DropCut, PatchDropCut, IndexedCut)
     found = [cut.path for cut in plan.cuts if issubclass(cut.behaviour, dropping)]
@@ -110,7 +106,7 @@ def prepare_tokens(host: nn.Module, plan: Plan) -> None:
         raise UnsupportedModelError(
             f"expected a host whose tokens are dropped, got a {plan.family}, which keeps its grid"
         )
-    graft(host, found[0], _TokensIn, ear)
+    graft(host, found[0], _TokensIn, _Ear(plan.facts, only_patches=False))
 
 
 def tokens(host: nn.Module, plan: Plan, pixels: Tensor, **options: Any) -> Tensor:

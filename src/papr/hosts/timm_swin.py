@@ -12,18 +12,29 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving
-from papr.hosts.kept_attention import Closing, KeptBlock, Kinds, OnlyBlock, Opening, kept_blocks
-from papr.hosts.pyramid import End, StageSite, Whole, block_cuts
+from papr.hosts.kept_attention import (
+    Closing,
+    KeptBlock,
+    Kinds,
+    OnKept,
+    OnlyBlock,
+    Opening,
+    kept_blocks,
+)
+from papr.hosts.pyramid import End, Whole, block_cuts
 from papr.hosts.sites import TimmEntry
 from papr.hosts.timm_common import last_tokens, read_facts
 from papr.reducers.windows import attend_in_windows, continuous_bias, cosine_factor
 
 
-class WindowsOfKept(StageSite):
+class WindowsOfKept(OnKept):
     """Window attention of a block, on kept tokens."""
+
+    apart = (("attn", ""), ("attn.softmax", ""), ("attn.attn_drop", ""))
 
     def _attn(self, x: Tensor) -> Tensor:
         """(B, 1, K, C) to the same, normalised beforehand in Swin, not in V2."""
+        self._check()
         attn: Any = self.attn  # type: ignore[attr-defined]
         chosen = self._chosen()
         tokens = x.squeeze(1)
