@@ -1,6 +1,7 @@
 """Sources of tiny pictures, and what a loader makes of them."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,3 +69,15 @@ def write_shard(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
+
+
+def odd_name(folder: Path, name: bytes) -> str:
+    """A name whose bytes are no Unicode; where the file system takes none, one without them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    odd = os.fsdecode(name)
+    try:
+        (folder / odd).touch()
+        (folder / odd).unlink()
+    except OSError:
+        return name.decode("ascii", "ignore")
+    return odd

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MARKER = ".papr"
 #: How the names of pictures end that commands draw beside the user's own.
 DRAWN = ("-papr.png", "-papr.gif", "-papr.mp4", "-cams.png")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # a Path makes one slash of two
 
 _LONG = 16  # bytes of a suffix
 _LONGEST = 200  # bytes of a name, to which endings come; file systems take 255
@@ -121,6 +123,11 @@ def check_folder(folder: Path, option: str) -> None:
         folder: the folder.
         option: what asked for it, for the message.
     """
+    if _ADDRESS.match(str(folder)):
+        raise ConfigError(
+            f"expected {option} to be a folder, got the address {folder}: only papr predict "
+            "--engine ray writes to object storage"
+        )
     found = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not found.is_dir() or not os.access(found, os.W_OK):
         what = "may not be written to" if found.is_dir() else "is a file"
@@ -169,3 +176,14 @@ def write_image(path: Path, image: "Image.Image") -> None:
     """Write a picture atomically in the format its suffix names, its folder made if needed."""
     with atomic(path) as temporary:
         image.save(temporary, quality=90)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before going on."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # folders cannot be opened everywhere
+        return
+    with contextlib.suppress(OSError):  # nor synced
+        os.fsync(handle)
+    os.close(handle)

@@ -4,9 +4,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperCommand
 
 import papr
 from papr.cli import (
@@ -27,7 +28,7 @@ from papr.cli import (
 )
 from papr.cli.common import errors
 from papr.cli.console import forgive_streams
-from papr.errors import PaprError
+from papr.errors import ConfigError, PaprError
 
 app = typer.Typer(
     name="papr",
@@ -59,8 +60,22 @@ _COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
     "predict": (_DATA, predict.predict),
     "reproduce": (_DATA, reproduce.reproduce),
 }
+
+
+class _Command(TyperCommand):
+    """A command whose arguments say something: `--out "$EMPTY"` would mean the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, argument in zip(["", *args], args, strict=False):
+            option, equals, value = argument.partition("=")
+            if not argument or (option.startswith("--") and equals and not value):
+                name = option or (before if before.startswith("-") else "an argument")
+                raise ConfigError(f"expected something for {name}, got an empty text")
+        return super().parse_args(ctx, args)
+
+
 for _name, (_panel, _command) in _COMMANDS.items():
-    app.command(_name, rich_help_panel=_panel)(_command)
+    app.command(_name, cls=_Command, rich_help_panel=_panel)(_command)
 
 
 def _version(wanted: bool) -> None:

@@ -107,6 +107,8 @@ def compare(
         raise ConfigError("expected --keep below 1 to compare with the dense model, got 1")
     check_dtypes(dtype)
     looks_at = parse_size(proposal_size, "--proposal-size")
+    if figures:
+        check_folder(out_dir, "--out")
     import torch
 
     from papr.cli.oracle import read_oracle
@@ -117,8 +119,6 @@ def compare(
     kind = parse_dtype(dtype)
     target = pick_device(device)
     paths = images_of(images)
-    if figures:
-        check_folder(out_dir, "--out")
     check_file(json_file, "--json")
     own = None if oracle is None else read_oracle(oracle, paths)
     host, weights = create_classifier(model, checkpoint, num_classes)

@@ -13,7 +13,7 @@ from rich.table import Table
 from papr.cli.common import out, progress, speed_table
 from papr.environment import describe_device
 from papr.errors import PaprError
-from papr.files import make_output, write_image
+from papr.files import check_folder, make_output, write_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +43,7 @@ def demo(
     Needs no network: the photographs ship with scikit-image, the proposal's weights (real,
     ImageNet-1k) with papr. The ViT-B/16's weights are downloaded if they can be had.
     """
+    check_folder(out_dir, "--out")
     photographs = _photographs()
     import torch
 

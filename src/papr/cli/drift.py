@@ -41,6 +41,7 @@ from papr.cli.hosting import (
 )
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
+from papr.files import check_folder
 
 if TYPE_CHECKING:
     from papr.evaluate import Drift
@@ -104,6 +105,8 @@ def drift(
     """
     if embedding not in _EMBEDDINGS:
         raise ConfigError(f"expected --embedding among {', '.join(_EMBEDDINGS)}, got {embedding!r}")
+    if out_dir is not None:
+        check_folder(out_dir, "--out")
     configs = read_configs(
         context, parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
     )

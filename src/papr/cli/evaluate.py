@@ -41,6 +41,7 @@ from papr.cli.hosting import (
     say_host,
 )
 from papr.config import DEFAULT_PROPOSAL
+from papr.files import check_folder
 
 if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
     from papr.evaluate.summary import Report
@@ -95,6 +96,8 @@ def evaluate(
     Example: papr eval --data imagenet/val --model vit_base_patch16_224.augreg2_in21k_ft_in1k
     --keep 1.0,0.7,0.5
     """
+    if out_dir is not None:
+        check_folder(out_dir, "--out")
     configs = read_configs(
         context, parse_keeps(keep), config, proposal, proposal_size, stages, score, merge_r
     )

@@ -14,7 +14,7 @@ from papr.cli.common import (
 )
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError
-from papr.files import Lines, make_output
+from papr.files import Lines, check_folder, make_output
 
 
 def mask(
@@ -47,6 +47,7 @@ def mask(
         raise ConfigError(f'expected --score "significance" or "softcam", got {score!r}')
     if size < patch:
         raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
+    check_folder(out_dir, "--out")
     who_size = parse_size(proposal_size, "--proposal-size")
     import torch
 

@@ -41,6 +41,7 @@ from papr.cli.hosting import (
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError
+from papr.files import check_folder
 
 
 def predict(
@@ -100,6 +101,8 @@ def predict(
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError('expected ray for --engine ray: pip install "papr-torch[ray]"')
     check_dtypes(dtype)
+    if engine != "ray":
+        check_folder(Path(out_dir), "--out")
     from papr.evaluate import Predictor
     from papr.evaluate import predict as run
 

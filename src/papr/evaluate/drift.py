@@ -31,6 +31,7 @@ from papr.evaluate.runs import (
     Watch,
     claimed,
     default_folder,
+    folder_of,
     identify,
     run,
 )
@@ -230,6 +231,7 @@ def drift(
         UnsupportedModelError: the host cannot be pruned.
     """
     ks = _check(ks, queries, target)
+    folder = None if out is None else folder_of(out)
     if not isinstance(data, Source):
         data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
@@ -241,7 +243,7 @@ def drift(
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= {"embedding": "output" if output else "classifier input"}
     configuration |= identify(data, plan)
-    folder = Folder(Path(out) if out is not None else default_folder("papr-drift", configuration))
+    folder = folder or Folder(default_folder("papr-drift", configuration))
     answer = Embedder(found, keys, host, output)
     with joined() as ranks, claimed(folder, configuration, ranks):
         run(

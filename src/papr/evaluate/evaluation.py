@@ -16,7 +16,16 @@ from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan, usual_batch
 from papr.evaluate.preparing import in_words, libraries, open_for, prepare_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, default_folder, identify, run
+from papr.evaluate.runs import (
+    SUMMARY,
+    Folder,
+    Watch,
+    claimed,
+    default_folder,
+    folder_of,
+    identify,
+    run,
+)
 from papr.evaluate.sources import Source
 from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
@@ -68,6 +77,7 @@ def evaluate(
         DataError: nothing that can be read is in `data`.
         UnsupportedModelError: the host cannot be pruned.
     """
+    folder = None if out is None else folder_of(out)
     if not isinstance(data, Source):
         data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
@@ -76,7 +86,7 @@ def evaluate(
     keys, configuration = describe(host, name, prepare, found)
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
-    folder = Folder(Path(out) if out is not None else default_folder("papr-eval", configuration))
+    folder = folder or Folder(default_folder("papr-eval", configuration))
     with joined() as ranks, claimed(folder, configuration, ranks):
         run(
             folder,

@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
 from papr.classes import Classes
 from papr.errors import one_line
-from papr.evaluate.sources import DataError, Item, Source, digest
+from papr.evaluate.folders import walk
+from papr.evaluate.sources import DataError, Item, Source, digest, file_size, readable
 from papr.images import SUFFIXES
 from papr.walking import is_hidden
 
+_LOCAL = "file://"
 _SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
 
 
@@ -44,7 +48,7 @@ class Objects(Source):
 
     def name(self, number: int) -> str:
         """The path of the image with that number."""
-        return self.paths[number]
+        return readable(self.paths[number])
 
     def named(self, path: str) -> Item:
         """The image at `path` below the address.
@@ -52,12 +56,15 @@ class Objects(Source):
         Raises:
             DataError: it cannot be fetched.
         """
-        files, root = filesystem(self.address)
+        name, folder = readable(path), local_folder(self.address)
         try:
+            if folder is not None:
+                return Item(name, None, (folder / path).read_bytes())
+            files, root = filesystem(self.address)
             with files.open_input_file(f"{root}/{path}") as file:
-                return Item(path, None, file.read())
+                return Item(name, None, file.read())
         except OSError as error:
-            raise DataError(f"cannot fetch {path}: {one_line(error)}") from None
+            raise DataError(f"cannot fetch {name}: {one_line(error)}") from None
 
     def identity(self) -> dict[str, Any]:
         """Names and sizes, not where they lie."""
@@ -78,10 +85,24 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
         DataError: there is none.
     """
     try:
-        files, path = fs.FileSystem.from_uri(address)
+        try:
+            files, path = fs.FileSystem.from_uri(address)
+        except ValueError:  # spaces and brackets as they are, not as an address spells them
+            files, path = fs.FileSystem.from_uri(quote(address, safe="/:?&=@%+,;!$'()*~"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot open {address}: {one_line(error)}") from None
+        raise DataError(f"cannot open {readable(address)}: {one_line(error)}") from None
     return files, path.rstrip("/")
+
+
+def local_folder(address: str) -> Path | None:
+    """The folder of this machine that a file:// address names; None for another address.
+
+    It is read by Python: Arrow knows no names that are not Unicode.
+    """
+    if not address.startswith(_LOCAL):
+        return None
+    plain = Path(address.removeprefix(_LOCAL))
+    return plain if plain.exists() else Path(unquote(str(plain)))
 
 
 @dataclass(frozen=True)
@@ -103,17 +124,30 @@ def find_objects(address: str) -> Listed:
     Raises:
         DataError: it cannot be listed, or no image is there.
     """
+    folder = local_folder(address)
+    sizes, ignored = _remote(address) if folder is None else _local(address, folder)
+    names = sorted(sizes)
+    paths = [n for n in names if n.lower().endswith(tuple(SUFFIXES)) and not is_hidden(n)]
+    if not paths:
+        raise DataError(f"expected images (of a kind that Pillow reads) in {address}, none")
+    known = set(paths)
+    ignored += [name for name in names if name not in known]
+    return Listed(address, {path: sizes[path] for path in paths}, sorted(ignored))
+
+
+def _remote(address: str) -> tuple[dict[str, int], list[str]]:
+    """Names and sizes below an address, and what was left out."""
     files, root = filesystem(address)
     try:
         found = files.get_file_info(fs.FileSelector(root, recursive=True))
     except OSError as error:
         raise DataError(f"cannot list {address}: {one_line(error)}") from None
     listed = [info for info in found if info.type == fs.FileType.File]
-    sizes = {info.path[len(root) + 1 :]: info.size for info in listed}
-    names = sorted(sizes)
-    paths = [n for n in names if n.lower().endswith(tuple(SUFFIXES)) and not is_hidden(n)]
-    if not paths:
-        raise DataError(f"expected images (of a kind that Pillow reads) in {address}, none")
-    known = set(paths)
-    ignored = [name for name in names if name not in known]
-    return Listed(address, {path: sizes[path] for path in paths}, ignored)
+    return {info.path[len(root) + 1 :]: info.size for info in listed}, []
+
+
+def _local(address: str, folder: Path) -> tuple[dict[str, int], list[str]]:
+    if not folder.is_dir():
+        raise DataError(f"cannot list {readable(address)}: there is no such folder")
+    seen = walk(folder)
+    return {name: file_size(folder / name) for name in seen.files}, seen.left_out

@@ -15,7 +15,7 @@ from papr.evaluate.loading import Batch, Plan, Skipped, make_plan, usual_batch
 from papr.evaluate.predictor import Predictor
 from papr.evaluate.preparing import open_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, identify, run
+from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, folder_of, identify, run
 from papr.evaluate.sources import Source
 from papr.evaluate.summary import plain
 from papr.files import write_json
@@ -118,6 +118,10 @@ def predict(
     """
     if engine not in ENGINES:
         raise ConfigError(f'expected the engine "local" or "ray", got {engine!r}')
+    if engine == "local":
+        folder_of(out)
+    elif not str(out):
+        raise ConfigError("expected the name of an output folder, got an empty one")
     loaded = predictor.load()
     if not isinstance(data, Source):
         data = open_for(loaded.host, data)

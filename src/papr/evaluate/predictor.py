@@ -18,7 +18,7 @@ from papr.evaluate.contenders import check_streamless, facts_of, traced, weights
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Batch, Part, Prepare, Skipped, make_batch
 from papr.evaluate.preparing import in_words, libraries, prepare_for
-from papr.evaluate.sources import Item
+from papr.evaluate.sources import Item, readable
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_host
@@ -230,7 +230,7 @@ class Predictor:
             raise ConfigError(f"expected pixels, bytes or path of samples, got {list(columns)}")
         content = columns[kind]
         names = columns.get("id", columns.get("path"))
-        ids = [str(n) for n in (range(len(content)) if names is None else names)]
+        ids = [readable(str(n)) for n in (range(len(content)) if names is None else names)]
         batch = Batch(Part(0, 0), closes=True, ends=True)
         if kind != "pixels":
             items = [

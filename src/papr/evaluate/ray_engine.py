@@ -21,7 +21,16 @@ from papr.errors import ConfigError, PaprError
 from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, make_batch
 from papr.evaluate.objects import Objects
 from papr.evaluate.predictor import Predictor
-from papr.evaluate.sources import Chosen, DataError, Folder, Item, Source, item_or_fault, to_its_end
+from papr.evaluate.sources import (
+    Chosen,
+    DataError,
+    Folder,
+    Item,
+    Source,
+    item_or_fault,
+    readable,
+    to_its_end,
+)
 from papr.evaluate.stores import Store, writer
 from papr.walking import ROWS
 
@@ -151,9 +160,9 @@ def _reading(source: Source, plan: Plan, done: dict[int, Any], prepare: Prepare)
     tables = []
     for start in range(0, len(left), plan.part):
         numbers = left[start : start + plan.part]
-        paths = [None if names is None else names(int(number)) for number in numbers]
+        paths = [None if names is None else os.fsencode(names(int(n))) for n in numbers]
         labels = [_label(source, int(number)) for number in numbers]
-        columns = {"position": numbers, "name": pa.array(paths, pa.string())}
+        columns = {"position": numbers, "name": pa.array(paths, pa.binary())}
         tables.append(pa.table(columns | {"label": pa.array(labels, pa.int32())}))
     data = ray.data.from_arrow(tables)
     return data.map_batches(_Reader(reader, prepare), batch_size=plan.batch, batch_format="pyarrow")
@@ -194,7 +203,9 @@ class _Reader:
         positions = rows["position"].to_pylist()
         names, labels = rows["name"].to_pylist(), rows["label"].to_pylist()
         items = [
-            item_or_fault(self.source, position) if name is None else self._named(name, label)
+            item_or_fault(self.source, position)
+            if name is None
+            else self._named(os.fsdecode(name), label)
             for position, name, label in zip(positions, names, labels, strict=True)
         ]
         return _columns(0, positions, items, self.prepare)
@@ -204,7 +215,7 @@ class _Reader:
         try:
             return replace(self.source.named(name), label=label)
         except DataError as error:
-            return Item(name, None, b"", str(error))
+            return Item(readable(name), None, b"", str(error))
 
 
 class _ShardReader:

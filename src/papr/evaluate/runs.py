@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,18 +30,21 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from papr.errors import ConfigError, one_line
+from papr.errors import ConfigError, PaprWarning, one_line
 from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, loader
 from papr.evaluate.locks import locked
 from papr.evaluate.ranks import Ranks
-from papr.evaluate.sources import Source
-from papr.files import atomic, check_folder, make_output, write_json
+from papr.evaluate.sources import Source, readable
+from papr.files import atomic, check_folder, make_output, sync, write_json
 from papr.walking import CONFIGURATION, ROWS
 
 _META = b"papr"
+_PART = re.compile(r"([0-9]+)-([0-9]+)")
 #: Samples done since the last call, and how many there are to do, or None.
 Watch = Callable[[int, int | None], object]
 SUMMARY = "summary.json"
+#: How the names of rows end that could not be read.
+UNREADABLE = ".unreadable"
 #: Folders inside a run's that nobody needs once it has ended.
 PASSING = ".index-"
 
@@ -90,12 +94,11 @@ class Folder:
         To be called while the folder is `locked`.
 
         Raises:
-            ConfigError: as of `check`.
+            ConfigError: as of `check` and `sweep_parts`.
         """
         if self.check(configuration):
             write_json(self.path / CONFIGURATION, configuration)
-        for left in self.rows.glob(".*.parquet"):  # of a part that was being written
-            left.unlink(missing_ok=True)
+        self.sweep_parts()
         for left in self.path.glob(f"{PASSING}*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -118,35 +121,63 @@ class Folder:
 
     def parts(self) -> list[tuple[Part, Path]]:
         """The finished parts, in the order of their samples."""
-        found = []
-        for path in sorted(self.rows.glob("[0-9]*.parquet")):
-            shard, _, number = path.stem.partition("-")
-            found.append((Part(int(shard), int(number)), path))
-        return sorted(found)
+        return sorted((_part(path), path) for path in self.rows.glob("[0-9]*.parquet"))
+
+    def sweep_parts(self) -> None:
+        """Set parts aside that cannot be read, so that they are done again, and name them.
+
+        Raises:
+            ConfigError: a file lies among the parts that is none.
+        """
+        for path in sorted(self.rows.glob("*.parquet")):
+            if path.name.startswith("."):  # of a part that was being written
+                path.unlink(missing_ok=True)
+                continue
+            _part(path)
+            try:
+                _meta(path)
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                aside = path.with_suffix(UNREADABLE)
+                path.replace(aside)
+                warn_unreadable(readable(str(path)), aside.name, error)
 
     def finished_shards(self) -> set[int]:
-        """Shards whose last part is there."""
-        return {part.shard for part, path in self.parts() if _meta(pq.read_schema(path))["ends"]}
+        """Shards all of whose parts are there."""
+        counts: dict[int, int] = {}
+        ends: dict[int, int] = {}
+        for part, path in self.parts():
+            counts[part.shard] = counts.get(part.shard, 0) + 1
+            if _meta(path)["ends"]:
+                ends[part.shard] = part.number + 1
+        return {shard for shard, count in ends.items() if counts[shard] == count}
 
     def skipped(self) -> list[Skipped]:
         """Samples that could not be read, in order."""
-        found = [_meta(pq.read_schema(path))["skipped"] for _, path in self.parts()]
+        found = [_meta(path)["skipped"] for _, path in self.parts()]
         return [Skipped(*sample) for part in found for sample in part]
 
     def count(self) -> int:
         """How many rows there are."""
-        return sum(pq.read_metadata(path).num_rows for _, path in self.parts())
+        total = 0
+        for _, path in self.parts():
+            with path.open("rb") as file:
+                total += pq.read_metadata(file).num_rows
+        return total
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows, part by part, in the order of the samples."""
         for _, path in self.parts():
-            yield pq.read_table(path)
+            with path.open("rb") as file:  # a name that is no Unicode is none for Arrow
+                yield pq.read_table(file)
 
     def write(self, part: Part, rows: pa.Table, skipped: list[Skipped], ends: bool) -> None:
-        """A part's rows, whole or not at all."""
+        """A part's rows, whole or not at all, and on the disk when this returns."""
         meta = json.dumps({"skipped": skipped, "ends": ends}).encode()
         with atomic(self.rows / f"{part.name}.parquet") as temporary:
-            pq.write_table(rows.replace_schema_metadata({_META: meta}), temporary)
+            with temporary.open("wb") as file:
+                pq.write_table(rows.replace_schema_metadata({_META: meta}), file)
+            sync(temporary)
+        sync(self.rows)
 
     def note_times(self, rank: int, line: dict[str, Any]) -> None:
         """Append one line of what was timed."""
@@ -172,9 +203,32 @@ def _ends_a_line(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-def _meta(schema: pa.Schema) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(schema.metadata[_META])
-    return found
+def _part(path: Path) -> Part:
+    """The part that a file of rows is named by. Raises ConfigError."""
+    found = _PART.fullmatch(path.stem)
+    if found is None:
+        raise ConfigError(
+            f"expected only parts of the run in {path.parent}, got {readable(path.name)}: move it "
+            "away"
+        )
+    return Part(int(found[1]), int(found[2]))
+
+
+def warn_unreadable(name: str, aside: str, error: Exception) -> None:
+    """Say that a file of rows cannot be read."""
+    warnings.warn(
+        f"{name} cannot be read, so its samples are done again ({one_line(error)}); what was there "
+        f"is now {aside}",
+        PaprWarning,
+        stacklevel=3,
+    )
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    """What a part says of itself."""
+    with path.open("rb") as file:
+        found: dict[str, Any] = json.loads(pq.read_schema(file).metadata[_META])
+    return {"skipped": found["skipped"], "ends": found["ends"]}
 
 
 def differences(old: Any, new: Any, name: str = "", now: str = "now") -> list[str]:
@@ -228,6 +282,18 @@ def _telling(lines: list[str]) -> list[str]:
 def identify(source: Source, plan: Plan) -> dict[str, Any]:
     """What rows depend on beside the model: the samples, and which are answered together."""
     return {"data": source.identity(), "batch": plan.batch, "part": plan.part}
+
+
+def folder_of(out: str | Path) -> Folder:
+    """The folder of a run that writes on this machine.
+
+    Raises:
+        ConfigError: it is an address, or an empty name.
+    """
+    if not str(out):
+        raise ConfigError("expected the name of an output folder, got an empty one")
+    check_folder(Path(out), "the output folder")
+    return Folder(Path(out))
 
 
 def default_folder(root: str, configuration: dict[str, Any]) -> Path:

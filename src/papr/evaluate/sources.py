@@ -131,7 +131,7 @@ class Folder(Source):
         labels: Sequence[int | None] = self.labels or [None] * len(self.paths)
         root = str(self.root)
         lines = (
-            f"{path} {_size(os.path.join(root, path))} {label}"  # noqa: PTH118 - likewise
+            f"{path} {file_size(os.path.join(root, path))} {label}"  # noqa: PTH118 - likewise
             for path, label in zip(self.paths, labels, strict=True)
         )
         own = {"kind": self.kind, "samples": self.length, "digest": digest(lines)}
@@ -218,7 +218,8 @@ def to_its_end(source: Source, shard: int) -> Iterator[Item]:
         yield Item(source.shards[shard], None, b"", str(error))
 
 
-def _size(path: str) -> int:
+def file_size(path: str | Path) -> int:
+    """In bytes; -1 where the file is not there."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - a Path for each costs more than the call
     except (OSError, ValueError):  # no name of a file

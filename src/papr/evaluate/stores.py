@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from papr.errors import ConfigError, one_line
 from papr.evaluate.loading import Skipped
 from papr.evaluate.objects import filesystem
-from papr.evaluate.runs import check_claim
+from papr.evaluate.runs import UNREADABLE, check_claim, warn_unreadable
 from papr.files import check_folder, make_output
 from papr.walking import CONFIGURATION, ROWS
 
@@ -28,24 +29,35 @@ def writer(out: str) -> Callable[[str, Any], None]:
     """
 
     def write(name: str, content: Any) -> None:
+        import os
         import uuid
         from pathlib import Path
 
         from pyarrow import fs
 
-        if "://" in out:
-            files, root = fs.FileSystem.from_uri(out)
-        else:
-            files, root = fs.LocalFileSystem(), str(Path(out).absolute())
+        if "://" not in out:  # by Python: Arrow knows no names that are not Unicode
+            path = Path(out).absolute() / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+            with written.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(path)
+            handle = os.open(path.parent, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+            return
+        files, root = fs.FileSystem.from_uri(out)
         folder, _, last = f"{root.rstrip('/')}/{name}".rpartition("/")
         files.create_dir(folder, recursive=True)
         # Object storage shows no file before it is closed.
         local = isinstance(files, fs.LocalFileSystem)
-        written = f"{folder}/.{uuid.uuid4().hex}-{last}" if local else f"{folder}/{last}"
-        with files.open_output_stream(written) as stream:
+        place = f"{folder}/.{uuid.uuid4().hex}-{last}" if local else f"{folder}/{last}"
+        with files.open_output_stream(place) as stream:
             stream.write(content)
         if local:
-            files.move(written, f"{folder}/{last}")
+            files.move(place, f"{folder}/{last}")
 
     return write
 
@@ -60,10 +72,8 @@ class Store:
     def __init__(self, out: str) -> None:
         self.out = out
 
-    def _open(self) -> tuple[fs.FileSystem, str]:
-        if "://" in self.out:
-            return filesystem(self.out)
-        return fs.LocalFileSystem(), str(Path(self.out).absolute())
+    def _remote(self) -> tuple[fs.FileSystem, str] | None:
+        return filesystem(self.out) if "://" in self.out else None
 
     def names(self) -> list[str]:
         """The files of rows, in order."""
@@ -71,21 +81,46 @@ class Store:
 
     def _all(self) -> list[str]:
         """These and those that are being written."""
-        files, root = self._open()
+        remote = self._remote()
+        if remote is None:
+            return sorted(path.name for path in (Path(self.out) / ROWS).glob("*.parquet"))
+        files, root = remote
         found = files.get_file_info(fs.FileSelector(f"{root}/{ROWS}", allow_not_found=True))
         return sorted(info.base_name for info in found if info.base_name.endswith(".parquet"))
+
+    def _read(self, name: str) -> bytes:
+        """A file's content; FileNotFoundError where it is not."""
+        remote = self._remote()
+        if remote is None:
+            return (Path(self.out) / name).read_bytes()
+        with remote[0].open_input_file(f"{remote[1]}/{name}") as file:
+            content: bytes = file.read()
+            return content
+
+    def _move(self, name: str, new: str | None) -> None:
+        """A file of rows by another name, or deleted."""
+        remote = self._remote()
+        if remote is None:
+            path = Path(self.out) / ROWS / name
+            path.unlink() if new is None else path.replace(path.with_name(new))
+        elif new is None:
+            remote[0].delete_file(f"{remote[1]}/{ROWS}/{name}")
+        else:
+            remote[0].move(f"{remote[1]}/{ROWS}/{name}", f"{remote[1]}/{ROWS}/{new}")
 
     def claim(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """As `runs.Folder.claim`; returns the configuration as it is stored."""
         if "://" not in self.out:
             check_folder(Path(self.out), "the output folder")
-        files, root = self._open()
         found = None
         try:
-            with files.open_input_file(f"{root}/{CONFIGURATION}") as file:
-                found = json.loads(file.read())
+            found = json.loads(self._read(CONFIGURATION))
         except FileNotFoundError:
             pass
+        except ValueError as error:
+            raise ConfigError(
+                f"cannot read {self.out}/{CONFIGURATION}: {one_line(error)}"
+            ) from None
         if check_claim(found, configuration, bool(self.names()), self.out):
             if "://" not in self.out:
                 make_output(Path(self.out))
@@ -105,8 +140,7 @@ class Store:
 
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of a file."""
-        files, root = self._open()
-        return pq.read_table(f"{root}/{ROWS}/{name}", columns=columns, filesystem=files)
+        return pq.read_table(pa.BufferReader(self._read(f"{ROWS}/{name}")), columns=columns)
 
     def settle(self) -> dict[int, Any]:
         """See that no sample is there twice; where one is, the first file's row stands.
@@ -116,11 +150,11 @@ class Store:
         Returns:
             Shard -> the positions that have a row, ascending.
         """
-        files, root = self._open()
         for name in set(self._all()) - set(self.names()):
-            files.delete_file(f"{root}/{ROWS}/{name}")
-        names = self.names()
-        keys = [self.read(name, ["shard", "position"]) for name in names]
+            self._move(name, None)
+        read = {name: self._keys(name) for name in self.names()}
+        names = [name for name, found in read.items() if found is not None]
+        keys = [found for found in read.values() if found is not None]
         sizes = [len(table) for table in keys]
         file = np.repeat(np.arange(len(names)), sizes)
         shard, position = (
@@ -139,6 +173,16 @@ class Store:
         shards, starts = np.unique(shard[order], return_index=True)
         each = np.split(position[order], starts[1:])  # one piece, of nothing, where no row is
         return {int(s): positions for s, positions in zip(shards, each, strict=False)}
+
+    def _keys(self, name: str) -> pa.Table | None:
+        """Which samples a file has; None where it cannot be read, and is set aside and named."""
+        try:
+            return self.read(name, ["shard", "position"]).select(["shard", "position"])
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            aside = name.removesuffix(".parquet") + UNREADABLE
+            self._move(name, aside)
+            warn_unreadable(f"{self.out}/{ROWS}/{name}", aside, error)
+            return None
 
     def count(self) -> tuple[int, list[Skipped]]:
         """How many rows there are, and those without an answer, in order."""
