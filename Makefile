@@ -11,7 +11,7 @@ CONSTRAINTS ?= -c constraints/tested.txt
 BETWEEN ?= timm==1.0.24 timm==1.0.27 timm==1.0.29
 BIN = $(VENV)/bin
 
-.PHONY: demo test table check format test-oldest test-between test-latest raise-bounds clean
+.PHONY: demo test test-all table check format test-oldest test-between test-latest raise-bounds clean
 
 demo: $(VENV)/.demo
 	$(BIN)/papr demo
@@ -19,8 +19,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.$(EXTRA)
 	$(BIN)/python -m pytest -n $(JOBS)
 
+# The exhaustive tests too: exported files of every host, not of one of each kind.
+test-all: $(VENV)/.$(EXTRA)
+	$(BIN)/python -m pytest -n $(JOBS) --all
+
 table: $(VENV)/.$(EXTRA)
-	$(BIN)/python -m pytest -n $(JOBS) -m capability --capabilities=docs/capabilities.md
+	$(BIN)/python -m pytest -n $(JOBS) --all -m capability --capabilities=docs/capabilities.md
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

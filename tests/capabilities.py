@@ -35,11 +35,16 @@ def cell_of(item: pytest.Item) -> tuple[str, str] | None:
     if marker is None:
         return None
     (column,) = marker.args
-    parameters = item.callspec.params
-    family = next(parameters[name] for name in ("case", "name") if name in parameters)
+    family = family_of(item)
     if family not in CASES or column not in COLUMNS:
         raise pytest.UsageError(f"no cell for {family!r}, {column!r} in the capabilities' table")
     return family, column
+
+
+def family_of(item: pytest.Item) -> str:
+    """The host in `tiny.CASES` that a test runs on."""
+    parameters = item.callspec.params
+    return next(parameters[name] for name in ("case", "name") if name in parameters)
 
 
 def promised() -> Outcomes:

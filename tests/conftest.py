@@ -25,10 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write the table of what works there, from the outcomes of this run",
     )
 
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run the exhaustive tests too: more hosts of kinds that are tested without it",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Workers of pytest-xdist share the cores instead of fighting for them."""
     config.addinivalue_line("markers", "capability(column): decides a column of the table")
+    config.addinivalue_line("markers", "exhaustive: more hosts of each kind; run with --all")
     if config.getoption("--capabilities") and not hasattr(config, "workerinput"):
         from capabilities import Recorder
 
@@ -38,10 +45,20 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that decide a cell of the capabilities' table say so in their reports."""
-    from capabilities import LIMITS, cell_of
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that decide a cell of the capabilities' table say so in their reports.
 
+    Those marked as exhaustive run over one host of each kind, and over the others with --all.
+    """
+    from capabilities import LIMITS, cell_of, family_of
+    from tiny import KINDS
+
+    def more_of_a_kind(item: pytest.Item) -> bool:
+        return item.get_closest_marker("exhaustive") is not None and family_of(item) not in KINDS
+
+    if not config.getoption("--all"):
+        config.hook.pytest_deselected(items=[item for item in items if more_of_a_kind(item)])
+        items[:] = [item for item in items if not more_of_a_kind(item)]
     for item in items:
         cell = cell_of(item)
         if cell is not None:

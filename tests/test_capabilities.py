@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from capabilities import COLUMNS, LIMITS, TABLE, Recorder, promised, render
-from tiny import CASES
+from papr.graft import Grafted
+from papr.hosts import qualified_name
+from tiny import CASES, KINDS
 
 
 def test_the_stored_table_is_current() -> None:
@@ -25,6 +27,20 @@ def test_every_column_has_one_test_over_all_cases() -> None:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith(".capability"):
                     marked.append(ast.literal_eval(mark.args[0]))
     assert sorted(marked) == sorted(COLUMNS)
+
+
+def test_every_kind_is_among_the_kinds() -> None:
+    """Exhaustive tests run on `KINDS` only by default: what any host is grafted with is there."""
+
+    def kind(name: str) -> tuple[str, frozenset[type]]:
+        model = CASES[name].prune(CASES[name].build(depth=2), 0.5)
+        grafts = [m for m in model.modules() if isinstance(m, Grafted)]
+        library = qualified_name(getattr(type(model), "_papr_base", type(model))).partition(".")[0]
+        return library, frozenset(m._papr_behaviour for m in grafts)
+
+    kinds = {name: kind(name) for name in CASES}
+    covered = {kinds[name] for name in KINDS}
+    assert not {name: found for name, found in kinds.items() if found not in covered}
 
 
 def test_limits_name_what_exists() -> None:

@@ -253,6 +253,7 @@ def test_inductor_with_the_embedded_proposal() -> None:
 
 
 @pytest.mark.capability("torch.export")
+@pytest.mark.exhaustive
 @torch.no_grad()
 def test_export_with_a_dynamic_batch(case) -> None:
     model = case.prune(case.build(depth=2), 0.5)

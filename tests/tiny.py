@@ -21,6 +21,7 @@ from tiny_video import VIDEO_CASES
 __all__ = [
     "CASES",
     "DROPPING",
+    "KINDS",
     "Case",
     "TinyProposal",
     "attention_to",
@@ -154,3 +155,19 @@ TIMM_CASES = {
 #: Hosts whose tokens are dropped, and all.
 DROPPING = {**TIMM_CASES, **HF_CASES, **TORCHVISION_CASES, **VIDEO_CASES}
 CASES = {**DROPPING, **merging_cases(DROPPING), **PYRAMID_CASES}
+
+#: One host or more of each kind: of each library, each set of behaviours that is grafted.
+KINDS = [
+    name
+    for name in (
+        *("augreg", "siglip", "dinov2_registers", "dinov3", "cait", "beit", "beit_shared"),
+        *("hf_vit", "hf_dinov3", "hf_beit", "hf_beit_shared", "hf_timm", "torchvision"),
+        *("hf_videomae", "hf_vivit", "hf_vjepa2"),
+        *("dinov2_registers_recut", "hf_vit_pooled", "torchvision_merged"),
+        *("swin_padded", "swin_v2", "swin_kept_dynamic", "swin_v2_kept"),
+        *("convnext", "convnext_conv_mlp", "hf_convnext", "torchvision_convnext"),
+        *("torchvision_swin", "torchvision_swin_kept"),
+        *("hf_swin", "hf_swin_kept", "hf_swin_v2_kept"),
+    )
+    if name in CASES
+]
