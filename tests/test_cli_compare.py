@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 import papr
 from papr.cli import app
-from papr.cli.compare import Album, _labels, _statistics
+from papr.cli.compare import Album, _labels
 from papr.config import IMAGENET_MEAN, IMAGENET_STD
 from papr.draw import kept_patches
 from papr.hub import create_classifier
 from papr.images import find_images
+from papr.preprocessing import preprocessing
 
 runner = CliRunner()
 ALL = ["dense", "papr", "random", "centre", "stride", "embedding norm", "class attention"]
@@ -134,10 +135,11 @@ def test_own_scores_of_the_images_found(photographs: Path, tmp_path: Path, suffi
     report = json.loads((tmp_path / "deep" / "r.json").read_text())
     assert [row["name"] for row in report["rows"]] == [*ALL[:2], "oracle", *ALL[2:]]
 
-    album = Album(found, (64, 64), (0.5,) * 3, (0.5,) * 3, None, torch.device("cpu"), torch.float32)
+    prepare = preprocessing(host, "vit_tiny_patch16_224")
+    album = Album(found, prepare, None, torch.device("cpu"), torch.float32)
     cosines, selections = [], []
-    for row, (_, photograph) in zip((0, 2, 3), album.readable(), strict=True):
-        pixels = album.pixels([photograph])
+    for row, (_, seen) in zip((0, 2, 3), album.readable(), strict=True):
+        pixels, photograph = album.pixels([seen]), prepare.picture(seen)
         with torch.no_grad():
             dense = host(pixels)
             papr.prune(host, 0.5, lambda _, row=row: table[row : row + 1])
@@ -190,7 +192,14 @@ def test_a_folder_of_transformers_and_its_statistics(photographs: Path, tmp_path
     folder = tmp_path / "host"
     transformers.ViTForImageClassification(config).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(
-        json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.25]})
+        json.dumps(
+            {
+                "image_processor_type": "ViTImageProcessor",
+                "image_mean": [0.1, 0.2, 0.3],
+                "image_std": [0.5, 0.5, 0.25],
+                "size": {"height": 32, "width": 32},
+            }
+        )
     )
     result = runner.invoke(
         app, [*arguments(photographs, tmp_path, "--figures", "0"), "--model", str(folder)]
@@ -203,21 +212,11 @@ def test_a_folder_of_transformers_and_its_statistics(photographs: Path, tmp_path
         "class attention": "expected recut blocks among 0 to 1, which the host has, got (3,)"
     }
     host, _ = create_classifier(str(folder))
-    assert _statistics(host, str(folder)) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.25))
+    assert preprocessing(host, str(folder))[1:] == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.25))
+    assert preprocessing(host, "")[1:] == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.25))  # it knows where from
     (folder / "preprocessor_config.json").unlink()
-    assert _statistics(host, str(folder)) == (IMAGENET_MEAN, IMAGENET_STD)
-
-
-def test_pixels_are_cropped_and_normalised_for_the_host(tmp_path: Path) -> None:
-    Image.new("RGB", (90, 60), (255, 0, 51)).save(tmp_path / "a.png")
-    album = Album(
-        [tmp_path / "a.png"], (32, 48), (0.5, 0.5, 0.2), (0.5, 0.25, 1.0), None,
-        torch.device("cpu"), torch.float32,
-    )  # fmt: skip
-    ((pixels, labels),) = album.batches(4)
-    assert labels is None
-    assert pixels.shape == (1, 3, 32, 48)
-    assert torch.allclose(pixels[0, :, 5, 7], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)
+    with pytest.warns(papr.PaprWarning, match="no processor's file: taking ImageNet's mean"):
+        assert preprocessing(host, str(folder))[1:] == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_labels_come_from_wordnet_ids_of_every_folder() -> None:

@@ -25,7 +25,7 @@ from papr.cli.common import (
     with_quartiles,
     written,
 )
-from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple, check_keep
+from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from papr.cli.reading import Reader
     from papr.compare.field import Field
     from papr.compare.rivals import RivalRow
+    from papr.preprocessing import Preprocessing
     from papr.selecting import Selection
 
 _WARMUP = 2
@@ -97,9 +98,9 @@ def compare(
     one map for each image found, in the order of the arguments, folders sorted by path; images that
     cannot be read have theirs too, which is skipped. A map covers the image as it is cropped.
 
-    Images are resized and cropped to the model's input size. Weights are the pretrained ones where
-    they can be had; where they are random, only the speed means something. An image that cannot
-    be read is named and skipped; the exit status is then 1.
+    Images are resized and cropped as the model's own library does it, as in papr eval. Weights are
+    the pretrained ones where they can be had; where they are random, only the speed means
+    something. An image that cannot be read is named and skipped; the exit status is then 1.
 
     Example: papr compare photographs/ --model vit_base_patch16_224 --keep 0.5 --json rivals.json
     """
@@ -115,6 +116,7 @@ def compare(
     from papr.cli.reading import images_of
     from papr.compare.field import make_field
     from papr.hub import create_classifier
+    from papr.preprocessing import preprocessing
 
     kind = parse_dtype(dtype)
     target = pick_device(device)
@@ -122,9 +124,9 @@ def compare(
     check_file(json_file, "--json")
     own = None if oracle is None else read_oracle(oracle, paths)
     host, weights = create_classifier(model, checkpoint, num_classes)
-    mean, std = _statistics(host, model)
+    prepare = preprocessing(host, model)
     host = host.to(device=target, dtype=kind)
-    album = Album(paths, _sides(host), mean, std, _labels(paths, host), target, kind, own)
+    album = Album(paths, prepare, _labels(paths, host), target, kind, own)
 
     out.print(f"{model} ({weights} weights), {describe_device(target)}, torch {torch.__version__}")
     found = make_field(
@@ -132,8 +134,8 @@ def compare(
         album.example(),
         keep,
         oracle=own,
-        mean=mean,
-        std=std,
+        mean=prepare.mean,
+        std=prepare.std,
         proposal=proposal,
         proposal_size=looks_at,
     )
@@ -168,9 +170,7 @@ class Album:
 
     Attributes:
         paths: all files.
-        sides: the host's input, (height, width) in pixels.
-        mean: what the host's pixels are normalised with.
-        std: likewise.
+        prepare: what the host's own library does with a picture.
         labels: class indices by path; None where they are unknown.
         device: the host's.
         dtype: the host's.
@@ -180,38 +180,29 @@ class Album:
     """
 
     paths: Sequence[Path]
-    sides: tuple[int, int]
-    mean: Triple
-    std: Triple
+    prepare: Preprocessing
     labels: dict[Path, int] | None
     device: torch.device
     dtype: torch.dtype
     oracle: Oracle | None = None
-    reader: Reader = field(init=False)
+    reader: Reader[Tensor] = field(init=False)
     seen: int = 0
 
     def __post_init__(self) -> None:
-        from PIL import Image, ImageOps
-
         from papr.cli.reading import Reader
+        from papr.preprocessing import apply
 
-        height, width = self.sides
-        size = (width, height)
-        self.reader = Reader(lambda image: ImageOps.fit(image, size, Image.Resampling.BICUBIC))
+        self.reader = Reader(lambda image: apply(self.prepare.transform, image))
 
-    def readable(self) -> Iterator[tuple[Path, Image.Image]]:
-        """Every image that can be read, resized and cropped in the middle."""
+    def readable(self) -> Iterator[tuple[Path, Tensor]]:
+        """Every image that can be read, as pixels (3, H, W)."""
         return self.reader.readable(self.paths)
 
-    def pixels(self, photographs: Sequence[Image.Image]) -> Tensor:
-        """(B, 3, H, W), normalised for the host."""
+    def pixels(self, seen: Sequence[Tensor]) -> Tensor:
+        """(B, 3, H, W), as the host takes them."""
         import torch
 
-        from papr.images import to_pixels
-
-        plain = torch.cat([to_pixels(photograph) for photograph in photographs])
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((plain - mean) / std).to(device=self.device, dtype=self.dtype)
+        return torch.stack(list(seen)).to(device=self.device, dtype=self.dtype)
 
     def show(self, paths: Sequence[Path]) -> None:
         """Tell the oracle, where there is one, which images the rivals get now."""
@@ -220,8 +211,8 @@ class Album:
 
     def example(self) -> Tensor:
         """The first image, (1, 3, H, W). Raises ImageError where none can be read."""
-        for _, photograph in self.readable():
-            return self.pixels([photograph])
+        for _, seen in self.readable():
+            return self.pixels([seen])
         from papr.images import ImageError
 
         raise ImageError(
@@ -231,7 +222,7 @@ class Album:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """(pixels, labels) of `size` images at a time, the last perhaps fewer."""
-        waiting: list[tuple[Path, Image.Image]] = []
+        waiting: list[tuple[Path, Tensor]] = []
         for item in self.readable():
             waiting.append(item)
             if len(waiting) == size:
@@ -240,42 +231,14 @@ class Album:
         if waiting:
             yield self._batch(waiting)
 
-    def _batch(self, items: list[tuple[Path, Image.Image]]) -> tuple[Tensor, Tensor | None]:
+    def _batch(self, items: list[tuple[Path, Tensor]]) -> tuple[Tensor, Tensor | None]:
         import torch
 
         self.seen += len(items)
         self.show([path for path, _ in items])
         known = None if self.labels is None else [self.labels[path] for path, _ in items]
         labels = None if known is None else torch.tensor(known, device=self.device)
-        return self.pixels([photograph for _, photograph in items]), labels
-
-
-def _statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
-    """What the host's pixels are normalised with: from the model, or its processor's file."""
-    from papr.hosts import find_plan
-    from papr.hub import processor_statistics
-
-    facts = find_plan(host).facts
-    mean, std = facts.mean, facts.std
-    if mean is None and hasattr(host, "config"):
-        mean, std = processor_statistics(name)
-    if mean is None or std is None:
-        out.print(
-            f"[yellow]What {name} was normalised with is unknown; taking ImageNet's.[/yellow]"
-        )
-        return IMAGENET_MEAN, IMAGENET_STD
-    return mean, std
-
-
-def _sides(host: nn.Module) -> tuple[int, int]:
-    from papr.hosts.inputs import pixel_shape
-
-    shape = pixel_shape(host)
-    if len(shape) != 3:
-        raise ConfigError(
-            f"expected a host of images, got {type(host).__name__}, which takes clips"
-        )
-    return shape[1], shape[2]
+        return self.pixels([seen for _, seen in items]), labels
 
 
 def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
@@ -382,11 +345,12 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
 
     shown = [item for item, _ in zip(album.readable(), range(count), strict=False)]
     album.show([path for path, _ in shown])
-    chosen = dict(selections(found, album.pixels([photograph for _, photograph in shown])))
+    chosen = dict(selections(found, album.pixels([seen for _, seen in shown])))
     names = distinct_names([path for path, _ in shown])
     make_output(out_dir)
     drawn = 0
-    for i, ((path, photograph), name) in enumerate(zip(shown, names, strict=True)):
+    for i, ((path, seen), name) in enumerate(zip(shown, names, strict=True)):
+        photograph = album.prepare.picture(seen)
         pictures = [(path.name, photograph)]
         for rival, module in found.models.items():
             if rival in chosen:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from papr.preprocessing import Preprocessing
+
 HOST = "vit_base_patch16_224"
 KEEPS = (0.7, 0.5, 0.3)
 PHOTOGRAPHS = {  # name -> file in scikit-image
@@ -28,7 +30,7 @@ PHOTOGRAPHS = {  # name -> file in scikit-image
     "motorcycle": "motorcycle_left.png",
     "astronaut": "astronaut.png",
 }
-SIDE, PATCH = 224, 16
+PATCH = 16
 
 
 def demo(
@@ -44,12 +46,14 @@ def demo(
     ImageNet-1k) with papr. The ViT-B/16's weights are downloaded if they can be had.
     """
     check_folder(out_dir, "--out")
-    photographs = _photographs()
+    _check_photographs()
     import torch
 
     from papr.compare import compare
     from papr.images import to_pixels
 
+    prepare = _preprocessing()
+    photographs = _photographs(prepare)
     out.rule("What is kept")
     pixels = torch.cat([to_pixels(image) for image in photographs.values()])
     masks = _draw(photographs, pixels, out_dir)
@@ -62,13 +66,13 @@ def demo(
     out.rule(f"Speed of {HOST}")
     host, pretrained = _host()
     if pretrained:
-        out.print(_agreement_table(list(photographs), host, pixels))
+        out.print(_agreement_table(list(photographs), host, pixels, prepare))
     else:
         out.print(
             f"[yellow]The pretrained weights of {HOST} cannot be had here, so its weights are "
             "random: its answers mean nothing, only the speed does.[/yellow]"
         )
-    images = (pixels.repeat(batch, 1, 1, 1)[:batch] - 0.5) / 0.5
+    images = prepare.normalised(pixels.repeat(batch, 1, 1, 1)[:batch])
     with progress("timing") as bar:
         task = bar.add_task("timing", total=(rounds + 1) * (len(KEEPS) + 1))
         rows = compare(
@@ -78,8 +82,8 @@ def demo(
             rounds=rounds,
             warmup=1,
             each_turn=lambda: bar.advance(task),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
+            mean=prepare.mean,
+            std=prepare.std,
         )
     out.print(speed_table(rows))
     out.print(
@@ -89,18 +93,36 @@ def demo(
     out.print(f"pictures in {out_dir}: start with {out_dir / 'contact-sheet.png'}")
 
 
-def _photographs() -> dict[str, Image.Image]:
+def _check_photographs() -> Path:
+    """Where the photographs are."""
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
         raise PaprError(
             "expected scikit-image, whose photographs the demo shows, found none: "
             "pip install 'papr-torch[demo]'"
         )
-    from papr.images import fit, load_image
+    return Path(found.origin).parent / "data"
 
-    folder = Path(found.origin).parent / "data"
+
+def _preprocessing() -> Preprocessing:
+    """The host's, before there is a host: its weights may have to be downloaded."""
+    import torch
+
+    from papr.hub import create
+    from papr.preprocessing import preprocessing
+
+    with torch.device("meta"):
+        return preprocessing(create(HOST, pretrained=False), HOST)
+
+
+def _photographs(prepare: Preprocessing) -> dict[str, Image.Image]:
+    """The photographs as the host sees them."""
+    from papr.images import load_image
+    from papr.preprocessing import apply
+
+    folder = _check_photographs()
     return {
-        name: fit(load_image(folder / file), SIDE, PATCH, square=True)
+        name: prepare.picture(apply(prepare.transform, load_image(folder / file), file))
         for name, file in PHOTOGRAPHS.items()
     }
 
@@ -146,15 +168,17 @@ def _confidence_table(names: list[str], pixels: Tensor, masks: dict[float, Tenso
     return _answer_table(names, list(views), answers)
 
 
-def _agreement_table(names: list[str], host: nn.Module, pixels: Tensor) -> Table:
+def _agreement_table(
+    names: list[str], host: nn.Module, pixels: Tensor, prepare: Preprocessing
+) -> Table:
     """The pretrained host's top-1, dense and pruned."""
     import torch
 
     from papr.pruning import prune
     from papr.twins import twin
 
-    images = (pixels - 0.5) / 0.5
-    statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    images = prepare.normalised(pixels)
+    statistics = {"mean": prepare.mean, "std": prepare.std}
     with torch.inference_mode():
         answers = [_top1(host(images))]
         answers += [_top1(prune(twin(host), k, **statistics)(images)) for k in KEEPS]  # type: ignore[arg-type]

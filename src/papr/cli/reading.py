@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import typer
 from PIL import Image
@@ -12,6 +13,7 @@ from papr.errors import WriteError
 from papr.files import short, write_image
 from papr.images import ImageError, find_images, load_image
 
+_T = TypeVar("_T")
 SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the user's is overwritten
 
 
@@ -43,27 +45,30 @@ def images_of(paths: Sequence[Path], drawn: str = SUFFIX) -> list[Path]:
     return images
 
 
-class Reader:
+class Reader(Generic[_T]):
     """Reads images and prepares them.
 
     Attributes:
-        prepare: photograph to what the command works on, such as its square middle.
+        prepare: photograph to what the command works on, such as its square middle, or the host's
+            pixels.
         broken: images that could not be read, or whose picture could not be written, and why.
     """
 
-    def __init__(self, prepare: Callable[[Image.Image], Image.Image]) -> None:
+    def __init__(self, prepare: Callable[[Image.Image], _T]) -> None:
         self.prepare = prepare
         self.broken: dict[Path, str] = {}
 
-    def read(self, path: Path) -> Image.Image | None:
+    def read(self, path: Path) -> _T | None:
         """The prepared image; None, and remembered, where it cannot be read."""
         try:
             return self.prepare(load_image(path))
         except (ImageError, MemoryError) as error:
-            self.broken[path] = str(error) or f"cannot read the image {path}: out of memory"
+            reason = str(error) or "out of memory"
+            named = reason if str(path) in reason else f"cannot read the image {path}: {reason}"
+            self.broken[path] = named
             return None
 
-    def readable(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Image.Image]]:
+    def readable(self, paths: Sequence[Path]) -> Iterator[tuple[Path, _T]]:
         """Every image that can be read."""
         for path in paths:
             photograph = None if path in self.broken else self.read(path)

@@ -4,26 +4,23 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
-from papr.errors import ConfigError, VideoError, one_line
+from papr.config import Triple
+from papr.errors import ConfigError, VideoError
 from papr.evaluate.answers import class_count, class_names
 from papr.evaluate.finding import Found, find
 from papr.evaluate.loading import Prepare
 from papr.evaluate.sources import Item, Source
 from papr.hosts.inputs import pixel_shape
-from papr.hub import load_processor, video_statistics
-from papr.images import ImageError, check_shape, load_image
+from papr.hub import video_statistics
+from papr.images import check_shape, load_image
+from papr.preprocessing import apply, preprocessing, timm_preprocessing
 from papr.video import POLICIES, Policy, open_video, read_views, views
 from papr.video.decoding import usable
 
-#: An upright RGB image to normalised pixels (3, H, W).
-Transform = Callable[[Image.Image], Tensor]
 #: In the words for a transform: where it lies in memory, or torchvision's name for any function.
 _UNSAID = re.compile(r" at 0x[0-9a-fA-F]+|\bLambda\(\)|\bLambda\([^()]*types=")
 
@@ -39,7 +36,7 @@ class ImageFile:
         described: the transform in words, for the configuration of a run.
     """
 
-    transform: Transform
+    transform: Callable[[Image.Image], Tensor]
     mean: Triple
     std: Triple
     described: str = field(default="")
@@ -54,13 +51,7 @@ class ImageFile:
             ImageError: the image cannot be read, or is a line of pixels.
         """
         image = load_image(item.content, item.id)
-        try:
-            check_shape(*image.size)
-            return self.transform(image).unsqueeze(0)
-        except MemoryError:
-            raise
-        except Exception as error:  # a library's transform may take no picture of this shape
-            raise ImageError(f"cannot prepare the image {item.id}: {one_line(error)}") from None
+        return apply(self.transform, image, item.id).unsqueeze(0)
 
 
 @dataclass
@@ -191,39 +182,8 @@ def video_file(host: nn.Module, name: str, policy: str | Policy = "videomae") ->
 
 
 def timm_transform(host: nn.Module, crop: float | None = None) -> ImageFile:
-    """What timm's evaluation does: resize, square in the middle, normalise.
-
-    Args:
-        host: a timm model, or any other that says its input size, with ImageNet's statistics then.
-        crop: the square's share of the resized image's shorter side; None for the model's own.
-    """
-    from timm.data import create_transform, resolve_data_config
-
-    given: dict[str, Any] = {"input_size": pixel_shape(host)}
-    if len(given["input_size"]) != 3:
-        raise ConfigError(
-            f"expected a host of images, got {type(host).__name__}, which takes clips"
-        )
-    if crop is not None:
-        given["crop_pct"] = crop
-    own = getattr(host, "pretrained_cfg", None)
-    statistics = {} if own else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    config = resolve_data_config(given | statistics, pretrained_cfg=own or {}, verbose=False)
-    return ImageFile(create_transform(**config), config["mean"], config["std"])
-
-
-@dataclass
-class _Processor:
-    """An image processor of transformers as a transform."""
-
-    processor: Any
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        found: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return torch.as_tensor(found)
-
-    def __repr__(self) -> str:
-        return str(self.processor.to_json_string())
+    """What timm's evaluation does; see `papr.preprocessing.timm_preprocessing`."""
+    return ImageFile(*timm_preprocessing(host, crop))
 
 
 def prepare_for(
@@ -233,27 +193,13 @@ def prepare_for(
 
     Args:
         host: of images, or of square clips.
-        name: what `papr.hub.create_classifier` or `create_video` made it of. Of transformers its
-            processor's file is looked for there; where nothing is known, timm's usual resize and
-            crop to the host's size, with ImageNet's statistics.
+        name: what `papr.hub.create_classifier` or `create_video` made it of; see
+            `papr.preprocessing.preprocessing`.
         policy: the views of a video; see `video_file`.
 
     Raises:
         ConfigError: it takes clips that are not square.
     """
-    import timm
-
     if takes_clips(host):
         return video_file(host, name, policy)
-    if name.startswith("torchvision/"):
-        from torchvision.models import get_model_weights
-
-        preset = get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
-        return ImageFile(preset, tuple(preset.mean), tuple(preset.std))
-    processor = None
-    if not timm.is_model(name) and hasattr(host, "config"):
-        processor = load_processor(name)
-    if processor is None:
-        return timm_transform(host)
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    return ImageFile(_Processor(processor), mean, std)
+    return ImageFile(*preprocessing(host, name))
