@@ -192,7 +192,7 @@ def _measure(
     quality: CamQuality,
     photographs: list[tuple[Path, Image.Image]],
     limits: tuple[int | None, int, int],
-    reader: Reader,
+    reader: Reader[Image.Image],
     device: torch.device,
     out_dir: Path,
 ) -> None:

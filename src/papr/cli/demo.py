@@ -112,7 +112,8 @@ def _preprocessing() -> Preprocessing:
     from papr.preprocessing import preprocessing
 
     with torch.device("meta"):
-        return preprocessing(create(HOST, pretrained=False), HOST)
+        host = create(HOST, pretrained=False)
+    return preprocessing(host, HOST)
 
 
 def _photographs(prepare: Preprocessing) -> dict[str, Image.Image]:
