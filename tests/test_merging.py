@@ -135,6 +135,10 @@ def test_steps_of_the_blocks() -> None:
     }
     assert list(steps(papr.Merge([2], proportional=False), None, 4, pruned=False)) == [0]
     assert list(steps(None, papr.Recut(), 12, pruned=True)) == [6]
+    for blocks in range(2, 50):
+        for start in range(blocks):
+            found = steps(papr.Merge(1, start=start / blocks), None, blocks, pruned=True)
+            assert next(iter(found)) == start
 
 
 @pytest.mark.parametrize("later", [{"merge": papr.Merge((8, -0.5))}, {"recut": papr.Recut(0.7)}])

@@ -1,5 +1,6 @@
 """Selections: counting, ranking, ties, masks, restoring."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +26,23 @@ from papr.selecting import gather, kept_count, select, top_indices
 )
 def test_kept_count(keep: float, patches: int, class_token: bool, expected: int) -> None:
     assert kept_count(keep, patches, class_token) == expected
+
+
+def test_a_fraction_of_so_many_patches_keeps_that_many() -> None:
+    assert kept_count(0.29, 100) == 29
+    for patches in (*range(1, 300), 400, 576, 784, 1024, 1568):
+        for kept in range(1, patches + 1):
+            exact, single = kept / patches, float(np.float32(kept / patches))
+            assert kept_count(exact, patches) == kept
+            assert kept_count(min(1.0, single), patches) == kept
+            more = min(1.0, exact + 0.4 / patches)  # still rounded down
+            assert kept_count(more, patches) == kept
+
+
+@pytest.mark.parametrize("keep", [0.29, 0.57, 0.58])
+def test_reference_mode_counts_as_the_reference_does(keep: float) -> None:
+    assert kept_count(keep, 100, reference=True) == int(keep * 100) != kept_count(keep, 100)
+    assert kept_count(keep, 99, class_token=True) == int(keep * 100)
 
 
 @settings(max_examples=40, deadline=None)

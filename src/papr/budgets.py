@@ -32,8 +32,7 @@ def ladder(target: float, patches: int) -> list[int]:
         target: the mean fraction of patches that stay, 0 < target <= 1.
         patches: patches on the grid.
     """
-    # a hair more, since 0.875 * 0.8 is a hair less than 0.7
-    return sorted({kept_count(min(1.0, target * step + 1e-9), patches) for step in STEPS})
+    return sorted({kept_count(min(1.0, target * step), patches) for step in STEPS})
 
 
 def budgets(scores: Tensor, share: float, target: float) -> Tensor:

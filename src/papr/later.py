@@ -10,6 +10,7 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
+from papr.counts import count_of
 from papr.errors import ConfigError
 
 #: By what a second cut ranks tokens.
@@ -82,7 +83,7 @@ class Merge:
         assert isinstance(self.r, int)
         first, last = self.r * (1 - self.inflection), self.r * (1 + self.inflection)
         steps = max(blocks - 1, 1)
-        return [int(first + (last - first) * i / steps + 1e-9) for i in range(blocks)]
+        return [count_of(first + (last - first) * i / steps, 1) for i in range(blocks)]
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def steps(merge: Merge | None, recut: Recut | None, blocks: int, pruned: bool) -
     counts, cuts = [0] * blocks, _cuts(recut, blocks)
     if merge is not None:
         start = (0.5 if pruned else 0.0) if merge.start is None else merge.start
-        first = int(start * blocks)
+        first = count_of(start, blocks)
         counts[first:] = merge.counts(blocks - first)
     active = [i for i in range(blocks) if counts[i] or i in cuts]
     if not active:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from papr.counts import count_of
 from papr.errors import SelectionError
 from papr.significance import check_scores, describe
 
@@ -165,17 +166,21 @@ class BudgetedSelection:
         return torch.cat(parts)[torch.cat(self.rows).argsort().to(parts[0].device)]
 
 
-def kept_count(keep: float, patches: int, class_token: bool = False) -> int:
-    """How many of `patches` stay: `max(1, int(keep * patches))`.
+def kept_count(
+    keep: float, patches: int, class_token: bool = False, reference: bool = False
+) -> int:
+    """How many of `patches` stay: keep * patches, rounded down, at least 1.
 
     Args:
         keep: fraction of patches that stay, 0 < keep <= 1 (the paper's z).
         patches: patches on the grid, prefix tokens not counted.
         class_token: reference mode of hosts with a class token, which counts it:
             `int(keep * (patches + 1))` patches stay beside it.
+        reference: reference mode of other hosts: `int(keep * patches)`, where 0.29 of 100 are 28.
     """
     counted = patches + 1 if class_token else patches  # torch 2.6 adds no bool to a symbolic size
-    return min(patches, max(1, int(keep * counted)))
+    exactly = reference or class_token
+    return min(patches, max(1, int(keep * counted) if exactly else count_of(keep, counted)))
 
 
 def select(scores: Tensor, count: int) -> Selection:

@@ -18,6 +18,7 @@ from papr.baselines.scores import (
     stride_scores,
 )
 from papr.config import check_keep
+from papr.counts import count_of
 from papr.errors import ConfigError, PaprError, UnsupportedModelError
 from papr.graft import states
 from papr.hosts import Plan, find_plan
@@ -223,7 +224,7 @@ def _start(keep: float) -> float:
 
 
 def _merging_blocks(blocks: int, keep: float) -> int:
-    return max(1, blocks - int(_start(keep) * blocks))
+    return max(1, blocks - count_of(_start(keep), blocks))
 
 
 def _most(cost: Callable[[int], int], least: int, top: int) -> int:

@@ -47,8 +47,8 @@ def refusal(where: str, thing: str, options: str) -> str:
         options: without which of papr's options it would not be passed by.
     """
     return (
-        f"expected no hook or wrapper on what papr takes apart in {where}, got {thing}, which would "
-        "be passed by: put it on the whole block or on parts that are called as modules, or "
+        f"expected no hook or wrapper on what papr takes apart in {where}, got {thing}, which "
+        "would be passed by: put it on the whole block or on parts that are called as modules, or "
         f"papr.prune without {options}"
     )
 

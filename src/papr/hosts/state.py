@@ -192,9 +192,14 @@ class HostState:
 
     def _rank(self, raw: Tensor, grid: Grid) -> Stage:
         scores = to_grid(raw, grid)
-        counted = self.config.reference and self.facts.class_token
+        reference = self.config.reference
+        counted = reference and self.facts.class_token
         given = self.given if self.config.share else None
-        count = given[1] if given else kept_count(float(self._keep), math.prod(grid), counted)
+        count = (
+            given[1]
+            if given
+            else kept_count(float(self._keep), math.prod(grid), counted, reference)
+        )
         asked = self.config.trace or self.ranked
         return top_indices(scores, count), scores if asked else None, grid, {}
 

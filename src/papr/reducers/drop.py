@@ -57,7 +57,8 @@ def apply_papr(
         prefix_tokens: leading tokens that always stay (class, distillation, registers).
 
     Returns:
-        (B, prefix_tokens + max(1, int(z * N)), C), patches in their original order.
+        (B, prefix_tokens + K, C), patches in their original order; K = z * N rounded down, at
+        least 1.
 
     Raises:
         SelectionError: shapes do not fit, z is out of range, or the grid cannot be inferred.
