@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from papr.baselines import cams
 from papr.baselines.cams import METHODS, cam
-from papr.compare.cams import CamQuality, batch_gap, compared_with, time_cams, turns
+from papr.compare.cams import CamQuality, batch_gap, compared_with, time_cams, work
 from papr.errors import ConfigError, PaprError, ProposalError
 from papr.measure import spread
 
@@ -156,8 +156,8 @@ def test_errors(net, monkeypatch) -> None:
 def test_timing_counts_every_call_once(made, pixels, names: list[str]) -> None:
     chosen = {name: made[name] for name in names}
     counted: list[int] = []
-    times = time_cams(chosen, pixels, rounds=2, warmup=1, each_turn=lambda: counted.append(1))
-    assert len(counted) == turns(chosen, 3, rounds=2)
+    times = time_cams(chosen, pixels, rounds=2, warmup=1, each_turn=counted.append)
+    assert sum(counted) == work(chosen, 3, rounds=2)
     assert list(times) == names
     for name, figures in times.items():
         assert set(figures.ms_per_image) == {1, 3}

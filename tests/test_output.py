@@ -258,7 +258,11 @@ def test_figures_that_cannot_be_written_are_printed_first(capsys: pytest.Capture
     def fail() -> None:
         raise WriteError("cannot write it")
 
-    with pytest.raises(WriteError, match="cannot write it"), results_first(fail):
-        out.print("the figures")
-        errors.print("and what was skipped")
+    def report() -> None:
+        with results_first(fail):
+            out.print("the figures")
+            errors.print("and what was skipped")
+
+    with pytest.raises(WriteError, match="cannot write it"):
+        report()
     assert capsys.readouterr() == ("the figures\n", "and what was skipped\n")

@@ -28,5 +28,7 @@ CLIP_NETS = ("x3d_s", "x3d_m", "slowonly_r50", "slowonly_r101", "s3d", "mc3_18",
 POLICIES = ("videomae", "mmaction2", "mmaction2-slowonly", "uniform", "consecutive")
 #: Of `papr.baselines.cams.METHODS`.
 CAMS = ("papr", "gradcam", "gradcam++", "layercam", "eigencam", "scorecam", "softcam")
+#: Those that answer at once; the other, Score-CAM, runs a network 1280 times for a map.
+QUICK_CAMS = tuple(name for name in CAMS if name != "scorecam")
 #: Of a deletion or insertion curve, `papr.measure.curves.STEPS`.
 CURVE_STEPS = 14

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from papr.cli import bars
+from papr.cli.bars import Bar
 from papr.cli.console import Voice
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
@@ -169,16 +170,14 @@ def _parse_sides(text: str | None, name: str) -> object:
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
-def progress(label: str) -> Progress:
-    """A progress bar with a count and a remaining time, on standard error."""
-    return Progress(
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-    )
+def progress(label: str, counted: bool = True) -> Bar:
+    """A progress bar with a remaining time, on standard error; see `Bar`."""
+    return Bar(label, errors, counted)
+
+
+def doing(text: str) -> contextlib.AbstractContextManager[Callable[[str], None]]:
+    """Say on standard error what is being done, for as long as it is; told each next step."""
+    return bars.doing(text, errors)
 
 
 def speed_table(rows: "Sequence[Row]", unit: str = "image") -> Table:

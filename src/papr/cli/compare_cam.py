@@ -12,12 +12,12 @@ import typer
 from rich import box
 from rich.table import Table
 
-from papr.cli.common import out, parse_list, progress, with_quartiles, written
+from papr.cli.common import doing, out, parse_list, progress, with_quartiles, written
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
-from papr.names import CAMS, CURVE_STEPS
+from papr.names import CAMS, CURVE_STEPS, QUICK_CAMS
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,9 @@ _SUFFIX = "-cams.png"  # so that a second run over the same folder leaves its pi
 
 def compare_cam(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    methods: Annotated[str, typer.Option(help="Which maps, comma-separated.")] = ",".join(CAMS),
+    methods: Annotated[
+        str, typer.Option(help=f"Which maps, comma-separated, among {','.join(CAMS)}.")
+    ] = ",".join(QUICK_CAMS),
     keep: Annotated[float, typer.Option(help="Fraction of patches shown to the judge.")] = 0.5,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
         "papr-cams"
@@ -77,9 +79,10 @@ def compare_cam(
     gradients stopped at the feature map, which gives the same maps in less time. Beside the maps
     stand selections without one: at random, the centre, an even stride.
 
-    Score-CAM runs the network 1280 times for each image: its quality is measured on a few images,
-    spread evenly, and in the table "with scorecam" all methods stand on those. An image that cannot
-    be read is named and skipped; the exit status is then 1.
+    Score-CAM runs the network 1280 times for each image, so it is left out unless --methods names
+    it: its quality is measured on a few images, spread evenly, and in the table "with scorecam" all
+    methods stand on those. An image that cannot be read is named and skipped; the exit status is
+    then 1.
 
     For instance: papr compare-cam photographs/ --methods papr,gradcam,softcam --keep 0.3
     """
@@ -101,7 +104,8 @@ def compare_cam(
     target = pick_device(device)
     paths = images_of(images, _SUFFIX)
     reader = Reader(lambda photograph: fit(photograph, size, patch, square=True))
-    photographs = list(reader.readable(paths))
+    with doing(f"reading {len(paths)} images"):
+        photographs = list(reader.readable(paths))
     if not photographs:
         raise ImageError(f"expected an image that can be read, got none of {len(paths)}")
     net, judge = embedded.classifier().to(target), embedded.classifier(name=JUDGE).to(target)
@@ -179,13 +183,13 @@ def _time(
 ) -> dict[str, CamTime]:
     if not rounds:
         return {}
-    from papr.compare.cams import time_cams, turns
+    from papr.compare.cams import time_cams, work
 
     some = [photographs[i % len(photographs)] for i in range(batch)]
     x = (_pixels(some, device) - 0.5) / 0.5
-    with progress("timing") as bar:
-        task = bar.add_task("timing", total=turns(cams, batch, rounds))
-        return time_cams(cams, x, rounds, each_turn=lambda: bar.advance(task))
+    with progress("timing", counted=False) as bar:
+        task = bar.add_task("timing", total=work(cams, batch, rounds))
+        return time_cams(cams, x, rounds, each_turn=lambda passes: bar.advance(task, passes))
 
 
 def _measure(
@@ -205,10 +209,14 @@ def _measure(
     curved = set(spread(total if curve_images is None else curve_images, total))
     slow = set(spread(scorecam_images, total))
     names = distinct_names([path for path, _ in photographs])
-    with progress("maps") as bar:
-        for i, (path, photograph) in enumerate(bar.track(photographs)):
+    skip = [() if i in slow else ("scorecam",) for i in range(total)]
+    passes = sum(quality.passes(skip[i], i in curved) for i in range(total))
+    with progress("{task.description}", counted=False) as bar:
+        task = bar.add_task("maps", total=passes)
+        for i, (path, photograph) in enumerate(photographs):
+            bar.update(task, description=f"maps of image {i + 1} of {total}")
             pixels = _pixels([(path, photograph)], device)
-            maps = quality.add(pixels, () if i in slow else ("scorecam",), i in curved)
+            maps = quality.add(pixels, skip[i], i in curved, lambda n: bar.advance(task, n))
             if i < figures:
                 picture = _figure(path.name, photograph, maps, quality.keep)
                 reader.draw(path, out_dir / f"{names[i]}{_SUFFIX}", picture)

@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from papr.cli.common import out, progress, speed_table
+from papr.cli.common import doing, out, progress, speed_table
 from papr.environment import describe_device
 from papr.errors import PaprError
 from papr.files import check_folder, make_output, write_image
@@ -64,7 +64,8 @@ def demo(
         "everything but the kept patches filled with the mean colour."
     )
     out.rule(f"Speed of {HOST}")
-    host, pretrained = _host()
+    with doing(f"loading {HOST}"):
+        host, pretrained = _host()
     if pretrained:
         out.print(_agreement_table(list(photographs), host, pixels, prepare))
     else:

@@ -15,7 +15,7 @@ from papr.cli.common import (
     ProposalName,
     ProposalSize,
     Stages,
-    errors,
+    doing,
     out,
     parse_proposal_size,
     parse_size,
@@ -55,8 +55,9 @@ def export(
     proposal_size: ProposalSize = None,
     stages: Stages = None,
     attention: Attention = "dense",
-    bench: Annotated[
-        bool, typer.Option("--bench/--no-bench", help="Time dense and pruned, eager and exported.")
+    timing: Annotated[
+        bool,
+        typer.Option("--timing/--no-timing", help="Time dense and pruned, eager and exported."),
     ] = True,
     batch: Annotated[int, typer.Option(min=1, help="Images per timed call.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
@@ -66,7 +67,7 @@ def export(
     Proposal and host are in it; the image size and the number of kept patches are fixed, the
     batch is not. Pixels go in as the host wants them normalised. Before the file is left, it is
     run at batches 1, 3 and 8 beside the model in PyTorch: one that differs by more than 1e-4 is
-    refused. Needs the extra: pip install 'papr-torch[export]'.
+    refused; what is being checked is said. Needs the extra: pip install 'papr-torch[export]'.
 
     Example: papr export vit_base_patch16_224 --keep 0.5 --out vit.onnx
     """
@@ -82,7 +83,7 @@ def export(
     from papr.twins import twin
 
     kind = chosen_format(out_file, format)
-    with errors.status(f"loading {model}"):
+    with doing(f"loading {model}"):
         dense = _create(model, not random_weights, size)
         host = papr.prune(
             twin(dense),
@@ -92,14 +93,14 @@ def export(
             stages=parse_stages(stages),
             attention=attention,
         )
-    with errors.status(f"exporting {out_file} and checking it"):
-        written = papr.export(host, out_file, size, kind)
+    with doing(f"exporting {model}") as say:
+        written = papr.export(host, out_file, size, kind, say)
     _report(written, model, not random_weights)
     if kind == "onnx" and importlib.util.find_spec("openvino") is not None:
-        with errors.status("checking it in OpenVINO"):
-            found = differences(host, out_file, "openvino", written.size)
+        with doing("reading it in OpenVINO") as say:
+            found = differences(host, out_file, "openvino", written.size, say)
         out.print(f"OpenVINO beside PyTorch: {_listed(found)}", soft_wrap=True)
-    if bench and keep < 1:
+    if timing and keep < 1:
         rows = _bench(dense, host, written, batch, rounds)
         out.print(_table(rows))
         out.print(
@@ -166,8 +167,8 @@ def _bench(
     runtime = "onnxruntime" if written.format == "onnx" else "torch"
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / f"dense{written.path.suffix}"
-        with errors.status("exporting the dense model to time it"):
-            papr.export(dense, other, written.size, written.format)
+        with doing("exporting the dense model, to time it; --no-timing leaves that out") as say:
+            papr.export(dense, other, written.size, written.format, say)
         images = torch.randn(batch, 3, *written.size)
         with progress("timing") as bar:
             task = bar.add_task("timing", total=(rounds + 2) * 4)

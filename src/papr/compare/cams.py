@@ -8,6 +8,7 @@ would flatter maps made of its own classes.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from papr.significance import to_grid
 UNSURE = 0.3
 #: Turns in which Score-CAM is timed, at most.
 SLOW_ROUNDS = 2
+#: Forward passes of Score-CAM for a map, one a channel.
+SLOW_PASSES = 1280
 #: Selections without a map, printed beside those with one.
 PLACES = ("random", "centre", "stride")
 
@@ -53,7 +56,7 @@ def time_cams(
     pixels: Tensor,
     rounds: int = 5,
     warmup: int = 1,
-    each_turn: Callable[[], object] | None = None,
+    each_turn: Callable[[int], object] | None = None,
 ) -> dict[str, CamTime]:
     """Time methods alone and in a batch, all taking turns in one run.
 
@@ -67,7 +70,8 @@ def time_cams(
         pixels: (B, 3, H, W), a batch normalised for the classifier.
         rounds: turns that count.
         warmup: turns before them, of all but Score-CAM.
-        each_turn: called after every turn; see `turns` for how many there are.
+        each_turn: told after every turn how many passes over an image it took, about; see `work`
+            for how many there are.
     """
     sizes = sorted({1, len(pixels)})
     base, slow = compared_with(cams), [name for name in cams if name == "scorecam"]
@@ -90,14 +94,14 @@ def compared_with(cams: Iterable[str]) -> str:
     return next((name for name in cams if name != "scorecam"), "scorecam")
 
 
-def turns(cams: Iterable[str], batch: int, rounds: int, warmup: int = 1) -> int:
-    """How many calls `time_cams` times."""
-    names, sizes = set(cams), len({1, batch})
+def work(cams: Iterable[str], batch: int, rounds: int, warmup: int = 1) -> int:
+    """How many passes over an image `time_cams` takes, about."""
+    names, images = set(cams), sum({1, batch})
     fast = len(names - {"scorecam"})
-    count = (rounds + warmup) * sizes * fast
+    passes = (rounds + warmup) * images * fast
     if "scorecam" in names:
-        count += min(rounds, SLOW_ROUNDS) * (1 + (sizes if fast else 0))
-    return count
+        passes += min(rounds, SLOW_ROUNDS) * (SLOW_PASSES + (images if fast else 0))
+    return passes
 
 
 def _interleave(
@@ -105,11 +109,13 @@ def _interleave(
     rounds: int,
     warmup: int,
     pixels: Tensor,
-    each_turn: Callable[[], object] | None,
+    each_turn: Callable[[int], object] | None,
 ) -> dict[tuple[str, int], Timing]:
     """Seconds per image of each call."""
     named = {f"{name} {size}": call for (name, size), call in rivals.items()}
-    found = interleave(named, rounds, warmup, pixels.device, each_turn)
+    passes = cycle([SLOW_PASSES if name == "scorecam" else size for name, size in rivals])
+    told = None if each_turn is None else lambda: each_turn(next(passes))
+    found = interleave(named, rounds, warmup, pixels.device, told)
     return {
         (name, size): Timing(tuple(s / size for s in found[f"{name} {size}"].seconds))
         for name, size in rivals
@@ -167,7 +173,11 @@ class CamQuality:
 
     @torch.inference_mode()
     def add(
-        self, pixels: Tensor, skip: Sequence[str] = (), with_curves: bool = True
+        self,
+        pixels: Tensor,
+        skip: Sequence[str] = (),
+        with_curves: bool = True,
+        watch: Callable[[int], object] | None = None,
     ) -> dict[str, Tensor]:
         """Measure a batch.
 
@@ -176,6 +186,7 @@ class CamQuality:
             skip: methods to leave out.
             with_curves: draw deletion and insertion curves too, which take 2 * (steps + 1)
                 forwards of the judge for each image and method.
+            watch: told after every method how many passes over an image it took; see `passes`.
 
         Returns:
             Name -> significance map (B, H, W) on the patch grid.
@@ -188,8 +199,11 @@ class CamQuality:
             {"class": int(c), "confidence": float(p), "methods": {}}
             for c, p in zip(classes, sure, strict=True)
         ]
-        maps = {n: to_grid(m(x), grid) for n, m in self._all.items() if n not in skip}
-        for name, scores in maps.items():
+        maps: dict[str, Tensor] = {}
+        for name, method in self._all.items():
+            if name in skip:
+                continue
+            scores = maps[name] = to_grid(method(x), grid)
             agrees = self._top1(pixels, scores) == classes
             drawn = curves(self.judge, x, scores, classes, self.steps) if with_curves else None
             for i, record in enumerate(fresh):
@@ -198,8 +212,18 @@ class CamQuality:
                     "deletion": None if drawn is None else float(drawn.deletion_area[i]),
                     "insertion": None if drawn is None else float(drawn.insertion_area[i]),
                 }
+            if watch is not None:
+                watch(len(pixels) * self._passes(name, with_curves))
         self.records += fresh
         return maps
+
+    def passes(self, skip: Sequence[str] = (), with_curves: bool = True) -> int:
+        """How many passes `add` takes over an image, about."""
+        return sum(self._passes(name, with_curves) for name in self._all if name not in skip)
+
+    def _passes(self, name: str, with_curves: bool) -> int:
+        map_and_mask = 1 + (SLOW_PASSES if name == "scorecam" else 1)
+        return map_and_mask + (2 * (self.steps + 1) if with_curves else 0)
 
     def _top1(self, pixels: Tensor, scores: Tensor) -> Tensor:
         """What the judge sees in the kept patches alone, (B,)."""

@@ -38,6 +38,7 @@ def differences(
     path: str | Path,
     runtime: str = "onnxruntime",
     example: Tensor | int | tuple[int, int] | None = None,
+    watch: Callable[[str], object] | None = None,
 ) -> dict[int, float]:
     """Run an exported file and compare its answers to the model's.
 
@@ -46,6 +47,7 @@ def differences(
         path: the file.
         runtime: "onnxruntime" or "openvino" (both on the CPU, in float32) for ONNX, "torch".
         example: as for `papr.export`.
+        watch: likewise.
 
     Returns:
         Batch size -> largest absolute difference of the outputs, at batches 1, 3 and 8, over
@@ -60,17 +62,21 @@ def differences(
         raise ConfigError(f"expected a runtime among {', '.join(RUNTIMES)}, got {runtime!r}")
     eager = plain(model, on_cpu=runtime != "torch")
     shape = pixel_shape(unwrap(model), example)
-    return disagreement(eager, RUNTIMES[runtime](Path(path)), shape)
+    return disagreement(eager, RUNTIMES[runtime](Path(path)), shape, watch)
 
 
 @torch.no_grad()
-def disagreement(eager: Plain, answer: Answer, shape: Shape) -> dict[int, float]:
+def disagreement(
+    eager: Plain, answer: Answer, shape: Shape, watch: Callable[[str], object] | None = None
+) -> dict[int, float]:
     """The comparison itself; see `differences`."""
     worst = dict.fromkeys(BATCHES, 0.0)
-    for draw in (noise, smooth):
+    for draw, kind in ((noise, "random"), (smooth, "smooth")):
         images = _steady(eager, draw, shape)
         _check_telling(_tensors(eager(images)))
         for batch in BATCHES:
+            if watch is not None:
+                watch(f"checking its answers, batch {batch} of {kind} images")
             pixels = images[:batch]
             expected = _tensors(eager(pixels))
             try:

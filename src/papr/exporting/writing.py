@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from papr.errors import ConfigError, ExportError, SelectionError
+from papr.errors import ConfigError, ExportError, SelectionError, WriteError
 from papr.exporting.agreement import (
     TOLERANCE,
     disagreement,
@@ -74,6 +74,7 @@ def export(
     path: str | Path,
     example: Tensor | int | tuple[int, int] | None = None,
     format: str | None = None,
+    watch: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a model, pruned or dense, to one file that runs without papr.
 
@@ -89,6 +90,7 @@ def export(
             model's own size.
         format: "onnx" (read by ONNX Runtime, OpenVINO and others) or "torch" (`torch.export`);
             None to go by the suffix.
+        watch: told in a few words what is done next.
 
     Returns:
         What was written.
@@ -116,10 +118,13 @@ def export(
     images = noise(2, shape, torch.Generator().manual_seed(1)).to(*place(eager))
     names = _try(eager, images)
     grid = _grid(eager)
+    say = watch or (lambda text: None)
     with _writable(path), atomic(path) as temporary:
+        say(f"writing {path}")
         opset = _WRITERS[format](eager, images, names, temporary)
+        say("reading it again")
         answer = _READERS[format](temporary)
-        found = disagreement(eager, answer, shape)
+        found = disagreement(eager, answer, shape, say)
         del answer  # some systems move no file that is open
         _check(found)
     kept = [state.config.keep for state in states(eager)]
@@ -153,6 +158,8 @@ def _quiet(logger: str) -> Iterator[None]:
 def _writable(path: Path) -> Iterator[None]:
     try:
         yield
+    except WriteError as error:
+        raise ExportError(str(error)) from error
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
 
