@@ -22,6 +22,7 @@ from papr.cli.common import (
     parse_proposal_size,
     parse_stages,
 )
+from papr.cli.console import shown
 from papr.config import PruneConfig
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError
@@ -220,7 +221,7 @@ def open_data(host: "nn.Module", data: "Found", limit: int | None = None) -> "So
 
     source = open_for(host, data)
     source = source if limit is None else take(source, limit)
-    say(f"{data.name}: {in_short(source)}")
+    say(f"{shown(data.name)}: {in_short(source)}")
     return source
 
 
@@ -234,9 +235,9 @@ def in_short(source: "Source") -> str:
     if split := source.about.get("split"):
         parts.append(f"split {split}")
     if column := source.about.get("column"):
-        parts.append(f"images from {column}")
+        parts.append(f"images from {shown(column)}")
     if classes := source.about.get("classes"):
-        some = ", ".join(f"{name} {label}" for name, label in islice(classes.items(), 3))
+        some = ", ".join(f"{shown(name)} {label}" for name, label in islice(classes.items(), 3))
         more = f", ... {len(classes)} in all" if len(classes) > 3 else ""
         parts.append(f"class of each folder: {some}{more}")
     return "; ".join(parts)
@@ -286,11 +287,13 @@ def name_left_out(
     if skipped:
         errors.print(f"{len(skipped)} samples could not be read and {rows}:", style="red")
         for sample in skipped[:_SHOWN]:
-            errors.print(f"  {sample.id}: {sample.reason}", highlight=False, markup=False)
+            errors.print(
+                f"  {shown(sample.id)}: {shown(sample.reason)}", highlight=False, markup=False
+            )
     if ignored:
         errors.print(f"{len(ignored)} files are no images by their names and were left out:")
         for name in ignored[:_SHOWN]:
-            errors.print(f"  {name}", highlight=False, markup=False)
+            errors.print(f"  {shown(name)}", highlight=False, markup=False)
     if max(len(skipped), len(ignored)) > _SHOWN:
         errors.print(f"  ... all of them are named in {place}")
 

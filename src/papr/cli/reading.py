@@ -9,6 +9,7 @@ import typer
 from PIL import Image
 
 from papr.cli.common import errors
+from papr.cli.console import shown
 from papr.errors import WriteError
 from papr.files import short, write_image
 from papr.images import ImageError, find_images, load_image
@@ -37,7 +38,7 @@ def images_of(paths: Sequence[Path], drawn: str = SUFFIX) -> list[Path]:
         more = ", ..." if left_out[_SHOWN:] else ""
         text = f"{len(left_out)} left out, no images by their names, hidden, or papr's own: "
         errors.print(
-            text + ", ".join(left_out[:_SHOWN]) + more,
+            text + ", ".join(map(shown, left_out[:_SHOWN])) + more,
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -101,7 +102,7 @@ class Reader(Generic[_T]):
 
     def _name(self) -> None:
         for message in self.broken.values():
-            errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+            errors.print(shown(message), style="red", highlight=False, soft_wrap=True, markup=False)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from papr.cli.common import (
     Score,
@@ -18,6 +19,7 @@ from papr.cli.common import (
     with_quartiles,
     written,
 )
+from papr.cli.console import shown
 from papr.cli.hosting import (
     BatchSize,
     Checkpoint,
@@ -137,7 +139,7 @@ def tune(
     with errors.status("decoding") as status:
 
         def watch(trial: "Trial") -> None:
-            status.update(f"tried {_trial(trial)}")
+            status.update(Text(shown(f"tried {_trial(trial)}")))
             errors.print(f"  {_trial(trial)}", highlight=False, markup=False)
 
         found = run(
