@@ -20,6 +20,7 @@ SOURCE = Path(papr.__file__)
 HEAVY = (
     *("torch", "timm", "transformers", "torchvision", "numpy", "PIL", "huggingface_hub", "skimage"),
     *("matplotlib", "plotly", "pyarrow", "datasets", "webdataset", "ray", "av", "torchcodec"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino"),
 )
 
 
