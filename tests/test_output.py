@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
+pytest.importorskip("pyarrow", reason="needs the extra: eval")
+transformers = pytest.importorskip("transformers", reason="needs the extra: hf")
+
 import clips
 from papr.cli import app
 from papr.cli.common import errors, out, results_first
 from papr.errors import WriteError
+from papr.evaluate.runs import default_folder
 from papr.files import Lines, atomic, short, write_text
-
-transformers = pytest.importorskip("transformers", reason="needs the extra: hf")
-pytest.importorskip("pyarrow", reason="needs the extra: eval")
 
 SPEED = ("--keep", "0.5", "--rounds", "1", "--device", "cpu")
 RUN = ("--data", "{images}", "--keep", "0.5", "--workers", "0", "--batch", "4", "--device", "cpu")
@@ -189,6 +190,9 @@ def test_short_names() -> None:
         assert len(os.fsencode(cut)) <= 200
         assert cut != short(name + "y")
     assert short("x" * 200) == "x" * 200
+    folders = [default_folder("papr-eval", {"model": "x" * 240 + end}).name for end in "ab"]
+    assert max(map(len, folders)) < 220
+    assert folders[0] != folders[1]
 
 
 def test_the_temporary_name_of_a_file_does_not_grow_with_its_own(tmp_path: Path) -> None:

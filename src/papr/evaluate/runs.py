@@ -35,7 +35,7 @@ from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, loader
 from papr.evaluate.locks import locked
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.sources import Source, readable
-from papr.files import atomic, check_folder, make_output, sync, write_json
+from papr.files import atomic, check_folder, make_output, short, sync, write_json
 from papr.walking import CONFIGURATION, ROWS
 
 _META = b"papr"
@@ -300,7 +300,7 @@ def default_folder(root: str, configuration: dict[str, Any]) -> Path:
     """A folder below `root` that only runs of this configuration have."""
     text = json.dumps(configuration, sort_keys=True).encode()
     name = re.sub(r"[^\w.-]+", "_", Path(str(configuration["model"])).name)
-    return Path(root) / f"{name}-{hashlib.sha256(text).hexdigest()[:8]}"
+    return Path(root) / f"{short(name)}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 @contextmanager
