@@ -27,7 +27,7 @@ def test_mask(photographs: Path, tmp_path: Path) -> None:
     done = papr_process(
         "mask", str(photographs), "--out", str(tmp_path / "o"), "--keep", "0.25", "--size", "64"
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 0, done.stderr  # some were answered, the rest is named
     assert "broken.jpg" in done.stderr
     assert "Traceback" not in done.stderr
     lines = [json.loads(x) for x in (tmp_path / "o" / "masks.jsonl").read_text().splitlines()]

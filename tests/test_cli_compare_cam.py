@@ -21,7 +21,7 @@ def test_compare_cam(photographs: Path, tmp_path: Path, monkeypatch: pytest.Monk
     arguments += ["--methods", "papr,gradcam", "--keep", "0.25", "--figures", "1"]
     arguments += ["--rounds", "2", "--batch", "2", "--steps", "2", "--curve-images", "1"]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 0, done.output
     assert "cannot read the image" in done.output
     assert "broken.jpg" in done.output
     assert "all images, judged by efficientnet_lite2" in done.output

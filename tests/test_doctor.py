@@ -174,6 +174,26 @@ def test_parts_add_up() -> None:
         assert (part.decode, part.prepare) == (4.0, 4.0)
 
 
+def test_no_part_is_negative_where_smaller_products_run_better() -> None:
+    """A pruned host that gains more than its arithmetic, and a proposal that alone takes longer."""
+    faster = {0.7: 1.9, 0.5: 2.6, 0.3: 9.0}
+    for proposal in (0.3, 4.0):
+        found = measured(table(10, 17, faster), proposal, 8.0, GPU)
+        for part, speedup in zip(parts(found), (1, *faster.values()), strict=True):
+            assert min(part.proposal, part.host, part.rest) >= 0
+            assert part.proposal + part.host + part.rest == pytest.approx(10 / speedup)
+            assert part.total == pytest.approx(10 / speedup)
+
+
+def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(table(10, 17, FAST), 0.3, 8.0, GPU)
+    nothing: Any = None
+    show(doctor.Diagnosis(nothing, judge(found), found, ["it is Monday"], {}), "image")
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("Looks good: keep=0.5")
+    assert "Looks good" not in "".join(others)
+
+
 def tiny() -> VisionTransformer:
     return VisionTransformer(
         img_size=64, patch_size=8, embed_dim=96, depth=2, num_heads=3, num_classes=10
@@ -207,11 +227,13 @@ def test_measures_a_real_model_and_leaves_it_alone(tmp_path: Path) -> None:
     assert found.measured.loading is not None
     assert found.measured.loading.samples == 3  # of four files
     assert found.measured.loading.decode_ms > 0
+    assert [sample.id for sample in found.measured.loading.skipped] == ["broken.png"]
     assert all(0 < ms < 1000 for ms in found.measured.proposal_ms)
     assert any("train mode" in line for line in found.hindrances)
     stored = json.loads(json.dumps(found.to_dict()))
     assert set(stored["end_to_end"]) == {"1", "0.7", "0.3"}
     assert stored["verdict"]["kind"] == found.verdict.kind
+    assert "cannot read the image broken.png" in stored["loading"]["skipped"][0]["reason"]
 
 
 def test_an_unsupported_model_gets_the_reason_and_no_measurement() -> None:

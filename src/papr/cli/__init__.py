@@ -36,7 +36,11 @@ app = typer.Typer(
         "Make pretrained vision models faster, without retraining: a tiny ConvNet looks at the "
         "image first, and only the patches it finds significant go through the big model."
     ),
-    epilog="In Python: papr.prune(model, keep=0.5) and papr.unprune(model).",
+    epilog=(
+        "In Python: papr.prune(model, keep=0.5) and papr.unprune(model).\n\n"
+        "Exit status: 0 where all of the data was answered, or some, and the rest is named; 1 where "
+        "nothing was, or the call was wrong; with --strict 1 where anything was left out."
+    ),
     rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
@@ -120,6 +124,9 @@ def main() -> None:
     forgive_streams()
     try:
         app()
+    except SystemExit as end:
+        # a wrong call is a wrong call, whoever notices: click's own status for it is 2
+        sys.exit(1 if end.code == 2 else end.code)
     except KeyboardInterrupt:
         errors.print("interrupted")
         sys.exit(130)

@@ -58,6 +58,21 @@ def written(path: Path | None, report: object) -> Iterator[None]:
     out.print(f"written to {path}", highlight=False, markup=False, soft_wrap=True)
 
 
+def settle(answered: int, left_out: int, strict: bool = False) -> None:
+    """End with the exit status that every command over the user's data has, when all is said.
+
+    It is 0 where all or some samples were answered and the others were named, 1 where none was; and
+    1 where `strict` and any was left out.
+
+    Args:
+        answered: samples that have an answer.
+        left_out: samples that could not be read, or whose answer could not be written.
+        strict: of --strict.
+    """
+    if not answered or (strict and left_out):
+        raise typer.Exit(1)
+
+
 def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
     """A comma-separated option. Raises ConfigError naming the option and the part."""
     values = []
@@ -72,6 +87,12 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
 
 
 # Options that mean the same in every command.
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="End with exit status 1 if anything was left out, not only if all was."
+    ),
+]
 ProposalName = Annotated[
     str,
     typer.Option(

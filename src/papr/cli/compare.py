@@ -17,6 +17,7 @@ from papr.cli.common import (
     DTYPES,
     ProposalName,
     ProposalSize,
+    Strict,
     check_dtypes,
     out,
     parse_dtype,
@@ -80,6 +81,7 @@ def compare(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there.")
     ] = None,
+    strict: Strict = False,
 ) -> None:
     """Set PaPr beside what it must beat, on your model and your pictures.
 
@@ -100,7 +102,7 @@ def compare(
 
     Images are resized and cropped as the model's own library does it, as in papr eval. Weights are
     the pretrained ones where they can be had; where they are random, only the speed means
-    something. An image that cannot be read is named and skipped; the exit status is then 1.
+    something. An image that cannot be read is named and skipped.
 
     Example: papr compare photographs/ --model vit_base_patch16_224 --keep 0.5 --json rivals.json
     """
@@ -161,7 +163,7 @@ def compare(
         _explain(rows, found, weights, rounds, album)
         if figures:
             _draw(found, album, figures, out_dir)
-    album.reader.report()
+    album.reader.report(len(paths), strict)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from papr.cli.common import doing, out, parse_list, progress, with_quartiles, written
+from papr.cli.common import Strict, doing, out, parse_list, progress, with_quartiles, written
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
@@ -61,6 +61,7 @@ def compare_cam(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Where the figures go; OUT/cams.json if not given")
     ] = None,
+    strict: Strict = False,
 ) -> None:
     """Compare PaPr's map with class activation maps: cost, and quality before another judge.
 
@@ -81,8 +82,7 @@ def compare_cam(
 
     Score-CAM runs the network 1280 times for each image, so it is left out unless --methods names
     it: its quality is measured on a few images, spread evenly, and in the table "with scorecam" all
-    methods stand on those. An image that cannot be read is named and skipped; the exit status is
-    then 1.
+    methods stand on those. An image that cannot be read is named and skipped.
 
     For instance: papr compare-cam photographs/ --methods papr,gradcam,softcam --keep 0.3
     """
@@ -142,7 +142,7 @@ def compare_cam(
         out.print(
             f"{len(photographs)} images; pictures in {out_dir}", highlight=False, markup=False
         )
-    reader.report()
+    reader.report(len(paths), strict)
 
 
 def _methods(text: str) -> list[str]:

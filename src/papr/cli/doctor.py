@@ -11,6 +11,7 @@ from rich.table import Table
 from papr.cli.common import (
     ProposalName,
     ProposalSize,
+    Strict,
     check_dtypes,
     out,
     parse_dtype,
@@ -18,6 +19,7 @@ from papr.cli.common import (
     parse_list,
     parse_proposal_size,
     progress,
+    settle,
     speed_table,
     written,
 )
@@ -29,6 +31,7 @@ from papr.cli.hosting import (
     Workers,
     check_alone,
     find_data,
+    name_left_out,
     open_data,
 )
 from papr.config import DEFAULT_PROPOSAL
@@ -76,6 +79,7 @@ def doctor(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures there.")
     ] = None,
+    strict: Strict = False,
 ) -> None:
     """Say whether pruning pays for a model on this machine, and where its time goes.
 
@@ -128,6 +132,9 @@ def doctor(
     about = {"command": " ".join(["papr", *sys.argv[1:]]), "model": model, "proposal": proposal}
     with written(json_file, about | found.to_dict()):
         show(found, "clip" if is_video else "image")
+    loading = None if found.measured is None else found.measured.loading
+    if loading is not None:
+        settle(loading.samples, len(loading.skipped), strict)
 
 
 def _count(text: str) -> int:
@@ -146,16 +153,19 @@ def make(name: str) -> "nn.Module":
 
 
 def show(found: "Diagnosis", unit: str) -> None:
-    """Print a diagnosis: what was measured, what follows, the verdict last."""
-    if found.measured is not None:
-        for table in found.measured.tables:
-            out.print(speed_table(table, unit))
-        _show_parts(found, unit)
-        _show_break_even(found)
+    """Print a diagnosis: the verdict first, then what it rests on."""
+    colour = _COLOURS.get(found.verdict.kind, "red")
+    out.print(found.verdict.text, style=f"bold {colour}", highlight=False, markup=False)
     for line in found.hindrances:
         out.print(f"[yellow]Note:[/yellow] {line}.", highlight=False)
-    colour = _COLOURS.get(found.verdict.kind, "red")
-    out.print(f"[bold {colour}]{found.verdict.text}[/bold {colour}]", highlight=False)
+    if found.measured is None:
+        return
+    _show_break_even(found)
+    for table in found.measured.tables:
+        out.print(speed_table(table, unit))
+    _show_parts(found, unit)
+    if found.measured.loading is not None:
+        name_left_out(found.measured.loading.skipped, (), "were not timed", "what --json writes")
 
 
 def _show_parts(found: "Diagnosis", unit: str) -> None:

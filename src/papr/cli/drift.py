@@ -12,9 +12,11 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     Stages,
+    Strict,
     out,
     parse_keeps,
     parse_list,
+    settle,
 )
 from papr.cli.hosting import (
     BatchSize,
@@ -90,6 +92,7 @@ def drift(
     dtype: Dtype = "float32",
     device: Device = "auto",
     out_dir: RunFolder = None,
+    strict: Strict = False,
 ) -> None:
     """Embed a data set dense and pruned, and search the dense index with pruned queries.
 
@@ -135,6 +138,7 @@ def drift(
         )
     if first():
         _show(found, model, weights)
+        settle(found.images, len(found.skipped), strict)
 
 
 def _show(found: "Drift", model: str, weights: str) -> None:

@@ -12,8 +12,10 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     Stages,
+    Strict,
     out,
     parse_keeps,
+    settle,
     with_quartiles,
 )
 from papr.cli.hosting import (
@@ -77,6 +79,7 @@ def evaluate(
     dtype: Dtype = "float32",
     device: Device = "auto",
     out_dir: RunFolder = None,
+    strict: Strict = False,
 ) -> None:
     """Evaluate a model dense and pruned on a data set; killed, the same command goes on.
 
@@ -125,6 +128,7 @@ def evaluate(
         return
     out.print(results_table(report))
     _explain(report, weights)
+    settle(report.results[0].images, len(report.skipped), strict)
 
 
 def results_table(report: "Report") -> Table:

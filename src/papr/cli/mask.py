@@ -8,6 +8,7 @@ import typer
 from papr.cli.common import (
     ProposalName,
     ProposalSize,
+    Strict,
     out,
     parse_size,
     progress,
@@ -34,13 +35,14 @@ def mask(
             "probability."
         ),
     ] = "significance",
+    strict: Strict = False,
 ) -> None:
     """Draw the significance map and the kept patches of images.
 
     Writes one picture per image (photograph, map, kept patches) and masks.jsonl, one line per
     image: its path, the patch grid (rows, columns), and the kept patches counted row by row from
     the top left. Lines are written as they come. An image that cannot be read is named and skipped,
-    a picture that cannot be written is named and null in its line; the exit status is then 1.
+    a picture that cannot be written is named and null in its line.
     """
     check_keep(keep)
     if score not in ("significance", "softcam"):
@@ -89,4 +91,4 @@ def mask(
             }
             lines.add(line)
     out.print(f"{len(paths) - len(reader.broken)} images, pictures and masks.jsonl in {out_dir}")
-    reader.report()
+    reader.report(len(paths), strict)

@@ -12,9 +12,11 @@ from papr.cli.common import (
     ProposalSize,
     Score,
     Stages,
+    Strict,
     check_dtypes,
     out,
     parse_list,
+    settle,
 )
 from papr.cli.hosting import (
     BatchSize,
@@ -82,6 +84,7 @@ def predict(
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
+    strict: Strict = False,
 ) -> None:
     """Answer every sample of a data set with a pruned model; killed, the same command goes on.
 
@@ -147,6 +150,7 @@ def predict(
     name_left_out(found.skipped, found.ignored, rows="have a row that says why")
     place = found.out if "://" in found.out else str(Path(found.out))
     out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)
+    settle(found.samples - len(found.skipped), len(found.skipped), strict)
 
 
 def _pruned(config: PruneConfig) -> str:

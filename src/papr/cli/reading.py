@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import typer
 from PIL import Image
 
-from papr.cli.common import errors
+from papr.cli.common import errors, settle
 from papr.cli.console import shown
 from papr.errors import WriteError
 from papr.files import short, write_image
@@ -94,11 +93,15 @@ class Reader(Generic[_T]):
             self._name()
             raise
 
-    def report(self) -> None:
-        """Name what could not be read or written; the exit status is then 1."""
+    def report(self, images: int, strict: bool) -> None:
+        """Name what could not be read or written, and end by `settle`.
+
+        Args:
+            images: all of them.
+            strict: of --strict.
+        """
         self._name()
-        if self.broken:
-            raise typer.Exit(1)
+        settle(images - len(self.broken), len(self.broken), strict)
 
     def _name(self) -> None:
         for message in self.broken.values():

@@ -10,12 +10,14 @@ from rich.table import Table
 from papr.cli.common import (
     Score,
     Stages,
+    Strict,
     out,
     parse_keeps,
     parse_list,
     parse_proposal_size,
     parse_stages,
     results_first,
+    settle,
 )
 from papr.cli.evaluate import gmacs_heading
 from papr.cli.hosting import (
@@ -91,6 +93,7 @@ def sweep(
     device: Device = "auto",
     html: Annotated[bool, typer.Option(help="Write sweep.html too: 5 MB, opens offline.")] = True,
     out_dir: RunFolder = None,
+    strict: Strict = False,
 ) -> None:
     """Try a grid of configurations beside the baselines, and draw what each gives and costs.
 
@@ -160,6 +163,7 @@ def sweep(
         explain(found, weights)
     there = ", ".join([*(path.name for path in files), "rows/"])
     out.print(f"written to {folder}: {there}", highlight=False, markup=False, soft_wrap=True)
+    settle(found.points[0].result.images, len(found.report.skipped), strict)
 
 
 def parse_sizes(text: str) -> list[ProposalSize]:

@@ -11,11 +11,13 @@ from rich.text import Text
 from papr.cli.common import (
     Score,
     Stages,
+    Strict,
     errors,
     out,
     parse_list,
     parse_stages,
     results_first,
+    settle,
     with_quartiles,
     written,
 )
@@ -100,6 +102,7 @@ def tune(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all trials and figures there.")
     ] = None,
+    strict: Strict = False,
 ) -> None:
     """Find keep and the rest for a target agreement or a target speed-up, on your own images.
 
@@ -173,6 +176,7 @@ def tune(
     if not found.reached:
         errors.print(_MISSED[found.state])
         raise typer.Exit(1)
+    settle(found.tuning.images + found.held_out.images, len(found.skipped), strict)
 
 
 def _write(found: "Tuned", out_file: Path) -> None:

@@ -18,10 +18,10 @@ from papr.compare import compare
 from papr.config import DEFAULT_PROPOSAL, ProposalSize, Triple
 from papr.environment import environment
 from papr.errors import ConfigError, PaprError
-from papr.evaluate.loading import Prepare, usable_cores, usual_workers
+from papr.evaluate.loading import Prepare, Skipped, usable_cores, usual_workers
 from papr.evaluate.preparing import ImageFile, open_for, prepare_for
 from papr.evaluate.sharing import share, to_bytes
-from papr.evaluate.sources import DataError, Item, Source, take
+from papr.evaluate.sources import DataError, Item, Source, item_or_fault, take
 from papr.evaluate.verdicts import (
     BreakEven,
     Loading,
@@ -97,11 +97,15 @@ class Diagnosis:
             "parts": [asdict(part) for part in self.parts],
             "rows": [] if found is None else [r.to_dict() for table in found.tables for r in table],
             "proposal_ms": None if found is None else list(found.proposal_ms),
-            "loading": found and found.loading and asdict(found.loading),
+            "loading": found and found.loading and _loading(found.loading),
             "machine": found and asdict(found.machine),
             "hindrances": self.hindrances,
             "environment": self.environment,
         }
+
+
+def _loading(found: Loading) -> dict[str, Any]:
+    return asdict(found) | {"skipped": [sample._asdict() for sample in found.skipped]}
 
 
 def diagnose(
@@ -245,40 +249,39 @@ def measure_loading(prepare: Prepare, source: Source | None, samples: int = 64) 
         items = [Item("stand-in", None, content)] * min(samples, 8)
         what = f"a made-up JPEG of {STAND_IN[0]} x {STAND_IN[1]} pixels, {len(content) // 1000} kB"
     else:
-        items = _some(source, samples)
+        source = take(source, samples)
+        assert source.length is not None
+        items = [item_or_fault(source, number) for number in range(source.length)]
         what = f"{len(items)} samples of the data ({source.kind})"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the loader's processes
     try:
-        found = [pair for pair in (_load(item, prepare) for item in items) if pair is not None]
+        loaded = [_load(item, prepare) for item in items]
     finally:
         torch.set_num_threads(threads)
+    found = [one for one in loaded if not isinstance(one, str)]
+    skipped = [
+        Skipped(number, item.id, reason)
+        for number, (item, reason) in enumerate(zip(items, loaded, strict=True))
+        if isinstance(reason, str)
+    ]
     if not found:
-        raise DataError(f"expected a sample that can be read, got none of {len(items)}")
+        why = f": {skipped[0].reason}" if skipped else ""
+        raise DataError(f"expected a sample that can be read, got none of {len(items)}{why}")
     decode, rest = (1000 * sum(part) / len(found) for part in zip(*found, strict=True))
-    return Loading(decode, rest, len(found), what)
+    return Loading(decode, rest, len(found), what, skipped)
 
 
-def _some(source: Source, samples: int) -> list[Item]:
-    source = take(source, samples)
-    assert source.length is not None
-    found = []
-    for number in range(source.length):
-        try:
-            found.append(source.item(number))
-        except DataError:
-            continue
-    return found
-
-
-def _load(item: Item, prepare: Prepare) -> tuple[float, float] | None:
-    """Seconds (to read and decode, to prepare) one sample; None where it cannot be read."""
+def _load(item: Item, prepare: Prepare) -> tuple[float, float] | str:
+    """Seconds (to read and decode, to prepare) one sample; why, where it cannot be read."""
+    if item.fault:
+        return item.fault
     passes = []
     for _ in range(_PASSES):
         try:
             passes.append(_load_once(item, prepare))
-        except (PaprError, MemoryError):
-            return None
+        except (PaprError, MemoryError) as error:
+            return " ".join(str(error).split()) or "out of memory"
     return quartiles([p[0] for p in passes])[0], quartiles([p[1] for p in passes])[0]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from papr.compare.speed import PAYS, Row
+from papr.evaluate.loading import Skipped
 
 #: From this share of the dense host's time, the proposal alone eats what pruning saves.
 DEAR = 0.25
@@ -30,12 +31,14 @@ class Loading:
         prepare_ms: resize, crop, normalise, hand over to the host's process.
         samples: how many were timed.
         what: of what kind, in words.
+        skipped: samples that could not be read.
     """
 
     decode_ms: float
     prepare_ms: float
     samples: int
     what: str
+    skipped: Sequence[Skipped] = ()
 
     @property
     def ms(self) -> float:
@@ -110,11 +113,12 @@ class Part:
         keep: fraction of patches kept; 1 is the dense host.
         decode: in one of the loader's processes; None where it was not measured.
         prepare: likewise.
-        proposal: who looks first, timed alone.
-        host: the dense host's time by the share of multiply-accumulates that are left.
-        rest: what the pruned host took beyond those two: selecting, gathering, and that smaller
-            products do not run as much faster; below 0 where they run better.
-        total: the forward pass as measured.
+        proposal: who looks first, timed alone; no more than the total.
+        host: the dense host's time by the share of multiply-accumulates that are left; less where
+            the pruned host took less than that.
+        rest: what the pruned host took beyond those two, from 0: selecting, gathering, and that
+            smaller products do not run as much faster.
+        total: the forward pass as measured, the three together.
     """
 
     keep: float
@@ -228,9 +232,10 @@ def parts(found: Measured) -> list[Part]:
     listed = [Part(1.0, decode, prepare, 0.0, dense_ms, 0.0, dense_ms)]
     for row in table[1:]:
         total = dense_ms / row.speedup[0]
-        host = dense_ms * row.gmacs_host / dense.gmacs_host
-        rest = total - host - proposal
-        listed.append(Part(row.keep, decode, prepare, proposal, host, rest, total))
+        looks = min(proposal, total)
+        host = min(dense_ms * row.gmacs_host / dense.gmacs_host, total - looks)
+        rest = max(0.0, total - looks - host)
+        listed.append(Part(row.keep, decode, prepare, looks, host, rest, total))
     return listed
 
 
