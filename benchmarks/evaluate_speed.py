@@ -50,7 +50,7 @@ def main() -> None:
     options.add_argument("--workers", type=int, help="processes that decode; default as papr eval")
     options.add_argument("--rounds", type=int, default=2)
     args = options.parse_args()
-    host = create_classifier(MODEL)[0].to(pick_device(args.device))
+    host = create_classifier(MODEL, random_weights=True)[0].to(pick_device(args.device))
     pixels = torch.randn(args.batch, 3, 224, 224, device=pick_device(args.device))
     alone(host, pixels, 2 * args.batch)  # warms up
     count = open_source(args.data, 1000).length or 0

@@ -39,7 +39,7 @@ def proposal_share(host: torch.nn.Module, x: torch.Tensor, who: papr.Proposal, r
 
 def memory(device: torch.device) -> dict:
     """Peak memory of VideoMAE-L's forward pass, dense and pruned, in 10^6 bytes."""
-    host = create_video(LARGE)[0].to(device)
+    host = create_video(LARGE, random_weights=True)[0].to(device)
     x = clips(1, device, torch.float32)
     found = {}
     for mode, grad in (("inference", False), ("with_gradients", True)):
@@ -65,7 +65,7 @@ def main() -> None:
         "efficientnet_lite0": papr.Proposal(),
         "x3d_m": papr.Proposal("x3d_m", pretrained=False),
     }
-    host = create_video(HOST)[0]
+    host = create_video(HOST, random_weights=True)[0]
     rows = []
     for name in args.dtypes:
         dtype = getattr(torch, name)

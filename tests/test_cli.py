@@ -72,7 +72,7 @@ def test_bench(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "GMACs" in result.output
     report = json.loads(path.read_text())
-    assert report["weights"] == "random"
+    assert report["provenance"]["host"]["kind"] == "random"
     assert {"torch", "timm", "device"} <= set(report["environment"])
     assert [(r["batch"], r["keep"]) for r in report["rows"]] == [(1, 1), (1, 0.5), (2, 1), (2, 0.5)]
     dense, pruned = report["rows"][:2]
@@ -116,7 +116,7 @@ def test_export(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
     monkeypatch.setattr("papr.cli.demo.HOST", "vit_tiny_patch16_224")
-    monkeypatch.setattr("papr.hub.reachable", lambda: False)
+    monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
     result = runner.invoke(app, ["demo", "--out", str(tmp_path), "--rounds", "1", "--batch", "1"])
     assert result.exit_code == 0, result.output
     assert "Egyptian cat" in result.output
@@ -136,7 +136,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["bench", "--batch", "0"], "error: expected --batch of at least 1, got 0"),
         (["bench", "--dtype", "int8"], "error: cannot read 'int8' in --dtype 'int8'"),
         (["bench", "--device", "abacus"], "error: cannot use the device 'abacus'"),
-        (["bench", "--model", "nope"], "expected --model to be the name of a timm model"),
+        (["bench", "--model", "nope"], "expected the name of a timm model, torchvision/"),
         (["bench", "--model", "resnet18", "--batch", "1"], "error: cannot prune ResNet"),
         (
             ["export", "vit_tiny_patch16_224", "--out", "m.bin"],

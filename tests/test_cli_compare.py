@@ -1,5 +1,6 @@
 """`papr compare` as a newcomer runs it."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """No hub, and hosts of 64 px and four blocks whatever is asked for."""
-    monkeypatch.setattr("papr.hub.reachable", lambda: False)
+    monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
     make = timm.create_model
 
     def create(name: str, **options: object) -> torch.nn.Module:
@@ -59,7 +60,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def arguments(folder: Path, tmp_path: Path, *more: str) -> list[str]:
     return [
         *("compare", str(folder), "--model", "vit_tiny_patch16_224", "--keep", "0.5"),
-        *("--batch", "2", "--rounds", "1", "--device", "cpu"),
+        *("--batch", "2", "--rounds", "1", "--device", "cpu", "--random-weights"),
         *("--json", str(tmp_path / "deep" / "r.json"), "--out", str(tmp_path / "o"), *more),
     ]
 
@@ -69,16 +70,17 @@ def test_compare(photographs: Path, tmp_path: Path) -> None:
     result = runner.invoke(app, arguments(photographs, tmp_path, "--figures", "2"))
     assert result.exit_code == 0, result.output
     assert "broken.jpg" in result.output
-    assert "The weights are random" in result.output
+    assert "Random weights (host): agreement, cosine and top-1 would mean" in result.output
+    assert "Nearer to the dense model" not in result.output
     report = json.loads((tmp_path / "deep" / "r.json").read_text())
     assert [row["name"] for row in report["rows"]] == ALL
-    assert report["weights"] == "random"
+    assert report["provenance"]["host"]["kind"] == "random"
     assert report["missing"] == {}
     assert [Path(path).name for path in report["skipped"]] == ["broken.jpg"]
     for row in report["rows"]:
         assert row["images"] == report["images"] == 3
         assert row["name"] in result.output
-        assert row["top1"] is not None  # folders named by WordNet ids, 1000 classes
+        assert row["agreement"] is row["cosine"] is row["top1"] is None
     rows = {row["name"]: row for row in report["rows"]}
     assert rows["dense"]["tokens"] == 16
     assert {rows[name]["tokens"] for name in ALL[1:7]} == {8}
@@ -90,7 +92,8 @@ def test_compare(photographs: Path, tmp_path: Path) -> None:
     ]
     with Image.open(tmp_path / "o" / "a-rivals-papr.png") as picture:
         # the photograph, the seven that leave patches out, and the smaller picture
-        assert picture.height == 64 + 22
+        assert picture.height == 64 + 22 + 22  # captions, and that weights are random
+        assert json.loads(picture.text["provenance"]) == report["provenance"]
         assert picture.width > 9 * 64 + 48 + 9 * 6  # captions of small pictures keep apart
 
 
@@ -107,10 +110,13 @@ def test_own_weights_of_a_timm_model(photographs: Path, tmp_path: Path) -> None:
     result = runner.invoke(app, arguments(photographs, tmp_path, *own))
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "deep" / "r.json").read_text())
-    assert report["weights"] == "checkpoint"
+    own_weights = report["provenance"]["host"]
+    assert own_weights["kind"] == "checkpoint"
+    content = (tmp_path / "own.pth").read_bytes()
+    assert own_weights["sha256"] == hashlib.sha256(content).hexdigest()
     assert {(row["agreement"], row["top1"]) for row in report["rows"]} == {(1, None)}
     assert "random" in result.output  # the rival of that name
-    assert "weights are random" not in result.output
+    assert "Random weights" not in result.output
     assert not (tmp_path / "o").exists()
 
 
@@ -207,7 +213,7 @@ def test_a_folder_of_transformers_and_its_statistics(photographs: Path, tmp_path
     assert result.exit_code == 0, result.output
     assert "are unknown" not in result.output
     report = json.loads((tmp_path / "deep" / "r.json").read_text())
-    assert report["weights"] == "pretrained"
+    assert report["provenance"]["host"] == {"kind": "pretrained", "source": str(folder)}
     assert report["missing"] == {
         "class attention": "expected recut blocks among 0 to 1, which the host has, got (3,)"
     }

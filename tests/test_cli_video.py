@@ -50,7 +50,7 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papr.hub.reachable", lambda: False)
+    monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -119,12 +119,14 @@ def test_random_weights_answer_nothing(
 ) -> None:
     monkeypatch.setitem(VIDEO_HOSTS, "tiny", ("VideoMAEConfig", TINY))
     arguments = ["--model", "tiny", "--out", tmp_path, "--score", "motion", "--rounds", 0]
+    arguments += ["--random-weights"]
     output, report = run(clip, *arguments, "--start", 0.5, "--start", 3.8, "--stride", 2)
     assert [w["frames"] for w in report["windows"]] == [[5, 7, 9, 11], [38, 39, 39, 39]]
     assert report["windows"][0]["seconds"] == [0.5, 1.1]
     assert "no top-5" in output
     assert report["top5"] is None
-    assert report["weights"] == "no trained classifier"
+    assert report["provenance"]["host"] == {"kind": "random", "source": "tiny", "why": "asked for"}
+    assert report["provenance"]["proposals"]["efficientnet_lite0"]["kind"] == "pretrained"
 
 
 def test_seconds_are_those_of_the_time_stamps(host: Path, tmp_path: Path) -> None:
@@ -148,8 +150,13 @@ def test_a_host_without_a_trained_head_answers_nothing(
     torch.manual_seed(0)
     folder = tmp_path / "body"
     transformers.VideoMAEModel.from_pretrained(host).save_pretrained(folder)
-    output, report = run(clip, "--model", folder, "--out", tmp_path, "--rounds", 0, "--windows", 1)
+    arguments = ["--model", folder, "--out", tmp_path, "--rounds", 0, "--windows", 1]
+    refused = runner.invoke(app, ["video", str(clip), *map(str, arguments)])
+    assert "has none for classifier" in str(refused.exception)
+    assert "--random-weights" in str(refused.exception)
+    output, report = run(clip, *arguments, "--random-weights")
     assert "no top-5" in output
+    assert "classifier" in report["provenance"]["host"]["why"]
     assert report["top5"] is None
 
 

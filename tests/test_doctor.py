@@ -287,6 +287,7 @@ def test_hindrances() -> None:
 def test_the_command(tmp_path: Path) -> None:
     options = ["--model", "test_vit", "--batch", "1", "--keep", "0.5", "--rounds", "1"]
     options += ["--device", "cpu", "--json", str(tmp_path / "d.json"), "--workers", "1"]
+    options += ["--random-weights"]
     done = CliRunner().invoke(app, ["doctor", *options])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "where the time of one image goes" in done.output
@@ -294,7 +295,8 @@ def test_the_command(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "d.json").read_text())
     assert stored["loading"]["what"].startswith("a made-up JPEG of 500 x 375")
     assert [row["keep"] for row in stored["rows"]] == [1.0, 0.5]
-    done = CliRunner().invoke(app, ["doctor", "--model", "xcit_nano_12_p16_224"])
+    assert stored["provenance"]["host"]["kind"] == "random"
+    done = CliRunner().invoke(app, ["doctor", *options, "--model", "xcit_nano_12_p16_224"])
     assert done.exit_code == 0
     assert "Do not bother" in done.output
     assert "reshapes its tokens" in " ".join(done.output.split())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -275,10 +276,13 @@ def test_the_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_the_command_prints_a_column_for_each_keep_and_a_verdict(folder, tmp_path):
     line = ["drift", "--data", str(folder), "--out", str(tmp_path / "out"), "--model", "test_vit"]
     line += ["--keep", "0.5,0.2", "--k", "1,3", "--workers", "0", "--device", "cpu"]
-    line += ["--num-classes", "0"]
+    own = timm.create_model("test_vit", num_classes=0).state_dict()
+    torch.save(own, tmp_path / "own.pth")
+    line += ["--num-classes", "0", "--checkpoint", str(tmp_path / "own.pth")]
     found = CliRunner().invoke(app, line, catch_exceptions=False, env={"COLUMNS": "120"})
     assert found.exit_code == 0, found.output
-    for text in ("keep 0.5", "keep 0.2", "recall@3 in a pruned index", "finds itself", "random"):
+    assert "checkpoint own.pth" in found.output
+    for text in ("keep 0.5", "keep 0.2", "recall@3 in a pruned index", "finds itself"):
         assert text in found.output
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     verdict = summary["columns"][0]["verdict"]
@@ -295,7 +299,7 @@ def test_a_tower_of_transformers_without_a_classifier_is_embedded(folder, tmp_pa
     from papr.hub import create_host
 
     model, weights = create_host(str(tmp_path / "tower"))
-    assert (type(model).__name__, weights) == ("Dinov2Model", "pretrained")
+    assert (type(model).__name__, weights.kind) == ("Dinov2Model", "pretrained")
     found = drift(model, folder, [0.5], tmp_path / "out", ks=(2,), workers=0)
     assert found.width == 32
     assert found.columns[0].least < 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -284,7 +285,7 @@ def test_the_clock_adds_up_whichever_session_came_last(tmp_path: Path) -> None:
     assert list(read_times(folder, ["p"]).images) == [8]  # better than none
 
 
-ARGUMENTS = ["eval", "--model", "test_vit.r160_in1k", "--keep", "1.0,0.5", "--batch", "4"]
+ARGUMENTS = ["eval", "--model", "test_vit", "--keep", "1.0,0.5", "--batch", "4"]
 
 
 @pytest.fixture
@@ -296,7 +297,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("offline")
 def test_two_processes_write_the_rows_of_one(folder: Path, tmp_path: Path) -> None:
     """The real command under torchrun, over gloo, beside the same command alone."""
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "own.pth")
     more = ["--data", str(folder), "--part", "8", "--workers", "0", "--device", "cpu"]
+    more += ["--checkpoint", str(tmp_path / "own.pth")]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as torchrun sets it: the sums of two threads round differently
     try:
@@ -326,7 +329,8 @@ def test_two_processes_write_the_rows_of_one(folder: Path, tmp_path: Path) -> No
         assert {k: v for k, v in one.items() if k not in timed} == {
             k: v for k, v in two.items() if k not in timed
         }
-    assert done.stdout.count("random weights") == 1  # one process speaks for both
+    assert done.stdout.count("(checkpoint own.pth ") == 1  # one process speaks for both
+    assert figures[0]["results"][1]["cosine"] < 1
 
 
 @pytest.mark.usefixtures("offline")
@@ -334,11 +338,12 @@ def test_the_command_prints_a_table_and_names_what_it_left_out(
     folder: Path, tmp_path: Path
 ) -> None:
     more = ["--data", str(folder), "--workers", "0", "--limit", "11", "--out", str(tmp_path)]
+    more += ["--random-weights"]
     found = CliRunner().invoke(app, [*ARGUMENTS, *more])
     assert found.exit_code == 0, found.output
     assert "10 images" in found.output
     assert "keep 0.5" in found.output
-    assert "answers mean nothing" in found.output
+    assert "Random weights (host): agreement, cosine and accuracy" in found.output
     assert "cat/017.png" in found.output
     assert "notes.txt" in found.output
     assert "3 folders for the host's 1000 classes" in found.output

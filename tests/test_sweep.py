@@ -21,6 +21,7 @@ from papr.errors import ConfigError
 from papr.evaluate.sweep import Sweep, grid, sweep
 from papr.measure import count_macs, pareto
 from papr.plots import _staircase
+from papr.provenance import GIVEN, Weights
 from tiny_case import TinyProposal
 from tiny_data import SIZE, host, pictures
 
@@ -209,20 +210,31 @@ def test_errors(folder: Path, tmp_path: Path, options: dict, message: str) -> No
         grid(())
 
 
-def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weights", [GIVEN, Weights("random")], ids=["given", "random"])
+def test_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Weights
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr("papr.cli.sweep.make_host", lambda *_: (host(), "random"))
+    monkeypatch.setattr("papr.cli.sweep.make_host", lambda *_: (host(), weights))
     arguments = ["sweep", "--data", str(folder), "--model", "tiny", "--keep", "0.5", "--limit", "6"]
     arguments += ["--proposal-sizes", "input,48", "--tome-r", "2", "--workers", "0", "--no-html"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "o"), "--merge-r", "0"])
     assert done.exit_code == 0, done.output
-    for said in ("Random weights", "lower resolution, keep 0.5", "tome, r 2", "left out", "GMACs"):
+    for said in ("lower resolution, keep 0.5", "tome, r 2", "left out", "GMACs"):
         assert said in done.output
     assert "proposal_size 48" in done.output
     names = sorted(path.name for path in (tmp_path / "o").iterdir())
     assert {"sweep.csv", "sweep.json", "sweep.png", "rows"} < set(names)
     assert "sweep.html" not in names
     report = json.loads((tmp_path / "o" / "sweep.json").read_text())
-    assert report["quality"] == "agreement"  # top-1 of random weights is chance
+    assert report["quality"] == (None if weights.random else "top1")
+    assert report["provenance"]["host"] == weights.to_dict()
+    assert ("Random weights (host): agreement, cosine" in done.output) == weights.random
+    for point in report["points"]:
+        for name in ("top1", "agreement", "cosine"):
+            assert (point[name] is None) == weights.random
+        assert not (weights.random and point["fronts"])
+    page = (tmp_path / "o" / "sweep.csv").read_text()
+    assert f"{weights} weights" in page
     families = [point["family"] for point in report["points"]]
     assert families[:3] == ["dense", "papr, proposal_size input", "papr, proposal_size 48"]

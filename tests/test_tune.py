@@ -24,6 +24,7 @@ from papr.evaluate.searching import edge
 from papr.evaluate.sources import Item, Source, take
 from papr.evaluate.tuning import _unusual
 from papr.measure import Timing, count_macs, mean_interval, wilson
+from papr.provenance import GIVEN
 from tiny_data import host, pictures
 
 COUNT = 24
@@ -340,14 +341,13 @@ def command(folder: Path, out: Path, *more: str) -> Any:
 @torch.no_grad()
 def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), "random"))
+    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), GIVEN))
     monkeypatch.setattr("papr.evaluate.tuning.timed", by_host)
     done = command(folder, tmp_path, "--target-speedup", "1.5")
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "all.json").read_text())
     assert report["reached"]
     assert "held out" in done.output
-    assert "Random weights" in done.output
     assert "import papr" in done.output
 
     # the file and the printed line prune alike
@@ -362,7 +362,7 @@ def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_command_says_where_nothing_is_chosen(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), "random"))
+    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), GIVEN))
     monkeypatch.setattr("papr.evaluate.tuning.timed", by_all)
     done = command(folder, tmp_path, "--target-speedup", "1.5")
     assert done.exit_code == 1
@@ -384,7 +384,7 @@ def test_command_writes_nothing_where_it_cannot_tell(
             found["dense"] = Timing((dense,) * 3)
         return found
 
-    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), "random"))
+    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), GIVEN))
     monkeypatch.setattr("papr.evaluate.tuning.timed", moody)
     done = command(folder, tmp_path, "--target-speedup", "1.5")
     assert done.exit_code == 1, done.output

@@ -12,6 +12,7 @@ from typing import Any
 
 from papr.errors import ConfigError, one_line
 from papr.later import Merge, Recut, read
+from papr.provenance import KEY
 
 DEFAULT_PROPOSAL = "efficientnet_lite0"
 
@@ -135,7 +136,11 @@ class PruneConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "PruneConfig":
-        """The inverse of `to_dict`. Raises ConfigError on keys this version does not know."""
+        """The inverse of `to_dict`. Raises ConfigError on keys this version does not know.
+
+        What a file says of weights beside it (its provenance) is none of the configuration.
+        """
+        data = {name: value for name, value in data.items() if name != KEY}
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:

@@ -101,12 +101,15 @@ def merged_patches(
     return painted
 
 
-def panel(pictures: Sequence[tuple[str, Image.Image]], apart: bool = False) -> Image.Image:
+def panel(
+    pictures: Sequence[tuple[str, Image.Image]], apart: bool = False, note: str = ""
+) -> Image.Image:
     """Pictures of one height side by side, each under its caption.
 
     Args:
         pictures: (caption, picture).
         apart: give each at least the room of its caption, for pictures that are small.
+        note: a line below all of them, such as that weights are random.
     """
     font = ImageFont.load_default(size=14)
     widths = [
@@ -114,7 +117,8 @@ def panel(pictures: Sequence[tuple[str, Image.Image]], apart: bool = False) -> I
         for caption, picture in pictures
     ]
     width = sum(widths) + _GAP * (len(pictures) - 1)
-    height = _CAPTION + max(picture.height for _, picture in pictures)
+    foot = _CAPTION + max(picture.height for _, picture in pictures)
+    height = foot + (_CAPTION if note else 0)
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     left = 0
@@ -122,6 +126,7 @@ def panel(pictures: Sequence[tuple[str, Image.Image]], apart: bool = False) -> I
         pen.text((left + 2, 2), caption, fill=INK, font=font)
         sheet.paste(picture, (left, _CAPTION))
         left += room + _GAP
+    pen.text((2, foot + 2), note, fill=INK, font=font)
     return sheet
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papr.errors import ConfigError, WriteError
+from papr.provenance import KEY, NOBODY, Provenance
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -172,10 +173,20 @@ def write_json(path: Path, data: object) -> None:
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
-def write_image(path: Path, image: "Image.Image") -> None:
-    """Write a picture atomically in the format its suffix names, its folder made if needed."""
+def write_image(path: Path, image: "Image.Image", provenance: Provenance = NOBODY) -> None:
+    """Write a picture atomically in the format its suffix names, its folder made if needed.
+
+    Args:
+        path: where to.
+        image: the picture.
+        provenance: where weights come from, which a PNG carries as text.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    said.add_text(KEY, json.dumps(provenance.to_dict()))
     with atomic(path) as temporary:
-        image.save(temporary, quality=90)
+        image.save(temporary, quality=90, pnginfo=said)
 
 
 def sync(path: Path) -> None:

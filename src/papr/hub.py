@@ -1,4 +1,7 @@
-"""Models and weights by name, without half a minute of retries where no hub can be reached."""
+"""Models and weights by name, without half a minute of retries where no hub can be reached.
+
+Random weights are the caller's decision: weights that cannot be had are an error.
+"""
 
 import contextlib
 import difflib
@@ -10,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import torch
 from torch import nn
@@ -19,22 +22,23 @@ from papr.ambient import neutral
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple, check_statistics
 from papr.errors import ConfigError, one_line
 from papr.names import VIDEO_HOSTS as VIDEO_HOSTS
+from papr.provenance import ASKED, CHECKPOINT, FLAG, PRETRAINED, RANDOM, Weights, digest_of
 
 _TIMEOUT = 3.0  # seconds
 
+#: Classes of errors that speak of the network, whatever library raises them.
+_NETWORK = {
+    "ConnectionError",
+    "ConnectError",
+    "HTTPError",
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+    "TimeoutError",
+    "TimeoutException",
+    "URLError",
+}
 #: Of models of images and texts, what embeds images: the class they were saved as -> its tower.
 _TOWERS = {"CLIPModel": "CLIPVisionModelWithProjection", "SiglipModel": "SiglipVisionModel"}
-
-
-class Weights(str):
-    """What a host's weights are, in one word; `why` says why they are "random", in one line."""
-
-    why = ""
-
-    def because(self, why: str) -> "Weights":
-        """The same with a reason."""
-        self.why = why
-        return self
 
 
 def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -52,35 +56,40 @@ def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     return model
 
 
-def create_video(name: str) -> tuple[nn.Module, bool]:
+def create_video(name: str, random_weights: bool = False) -> tuple[nn.Module, Weights]:
     """A video host of transformers with a classifier, in eval mode.
 
     Args:
-        name: one of `VIDEO_HOSTS`, with random weights and 400 classes; or what transformers'
+        name: one of `VIDEO_HOSTS`, which have random weights and 400 classes; or what transformers'
             `from_pretrained` takes: a name on the hub, or a folder.
+        random_weights: see `create_classifier`.
 
     Returns:
-        The host, and whether its weights are trained, its classifier's included.
+        The host, and where its weights come from; random ones are the same every time.
 
     Raises:
-        ConfigError: transformers is missing, the name is unknown, or its weights are out of reach.
+        ConfigError: transformers is missing, the name is unknown, or there are no weights, its
+            classifier's included, and random ones are not asked for.
     """
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError('expected transformers for video: pip install "papr-torch[hf]"')
     import transformers
 
     if name in VIDEO_HOSTS:
+        if not random_weights:
+            raise ConfigError(f"{name} is a configuration without weights: {FLAG}")
         kind, fields = VIDEO_HOSTS[name]
         width = fields.get("hidden_size")
         more = {} if width is None else {"intermediate_size": 4 * width}
         config = getattr(transformers, kind)(**fields, **more, num_labels=400)
         with neutral(seed=0):  # a run that is taken up again needs its host
             model = transformers.AutoModelForVideoClassification.from_config(config)
-        return model.eval(), False
+        return model.eval(), Weights(RANDOM, name, why=ASKED)
     return _from_hub(
         transformers.AutoModelForVideoClassification,
         name,
         f"without a download there are {', '.join(VIDEO_HOSTS)}, with random weights",
+        random_weights,
     )
 
 
@@ -110,8 +119,12 @@ def takes_clips(name: str) -> bool:
 
 
 def create_classifier(
-    name: str, checkpoint: Path | None = None, classes: int | None = None
-) -> tuple[nn.Module, str]:
+    name: str,
+    checkpoint: Path | None = None,
+    classes: int | None = None,
+    random_weights: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, Weights]:
     """A host of images with its classifier, in eval mode.
 
     Args:
@@ -119,26 +132,28 @@ def create_classifier(
             `from_pretrained` takes: a name on the hub, with a slash, or a folder.
         checkpoint: a file of a timm model's own weights.
         classes: how many it has, where that is another number than the timm model's usual.
+        random_weights: take random ones instead of what would be downloaded, nothing is. A
+            checkpoint and a folder are read; what a folder's weights lack is random.
+        **options: of a timm model, further ones of `timm.create_model`.
 
     Returns:
-        The host, and what its weights are: "pretrained", "checkpoint", or "random" where those of
-        a timm or torchvision model cannot be had (`Weights.why`); the same ones every time.
+        The host, and where its weights come from; random ones are the same every time.
 
     Raises:
         ConfigError: the name is unknown, transformers is missing, or weights are out of reach or
-            do not fit.
+            do not fit, and random ones are not asked for.
     """
     import timm
 
     if timm.is_model(name):
-        return _create_timm(name, checkpoint, classes)
+        return _create_timm(name, checkpoint, classes, random_weights, options)
     if checkpoint is not None or classes is not None:
         raise ConfigError(
             "expected the name of a timm model with a checkpoint or a number of classes, "
             f"got {name!r}"
         )
     if name.startswith("torchvision/"):
-        return _create_torchvision(name.removeprefix("torchvision/"))
+        return _create_torchvision(name.removeprefix("torchvision/"), random_weights)
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
             "expected the name of a timm model, torchvision/ and one of its models, or a folder or "
@@ -148,10 +163,8 @@ def create_classifier(
         raise ConfigError(f'expected transformers for {name}: pip install "papr-torch[hf]"')
     import transformers
 
-    host, trained = _from_hub(
-        transformers.AutoModelForImageClassification, name, "or name a timm model"
-    )
-    return host, "pretrained" if trained else "random"
+    kind = transformers.AutoModelForImageClassification
+    return _from_hub(kind, name, "or name a timm model", random_weights)
 
 
 def _meant(name: str) -> str:
@@ -163,8 +176,11 @@ def _meant(name: str) -> str:
 
 
 def create_host(
-    name: str, checkpoint: Path | None = None, classes: int | None = None
-) -> tuple[nn.Module, str]:
+    name: str,
+    checkpoint: Path | None = None,
+    classes: int | None = None,
+    random_weights: bool = False,
+) -> tuple[nn.Module, Weights]:
     """A host of images or clips in eval mode, with a classifier or without.
 
     Args:
@@ -172,6 +188,7 @@ def create_host(
             classifier, such as DINOv2 or the vision tower of CLIP.
         checkpoint: likewise.
         classes: likewise; 0 for a timm model without its classifier.
+        random_weights: likewise.
 
     Returns:
         As `create_classifier`.
@@ -185,19 +202,17 @@ def create_host(
                 "expected the name of a timm model with a checkpoint or a number of classes, "
                 f"got the video host {name!r}"
             )
-        host, trained = create_video(name)
-        return host, "pretrained" if trained else "random"
+        return create_video(name, random_weights)
     kinds = _architectures(name)
     if not kinds or any("Classification" in kind for kind in kinds):
-        return create_classifier(name, checkpoint, classes)
+        return create_classifier(name, checkpoint, classes, random_weights)
     import transformers
 
     kind = _TOWERS.get(kinds[0], kinds[0])
     whole = kind.endswith(("Model", "WithProjection"))
     own: Any = getattr(transformers, kind, None) if whole else None
     own = own or transformers.AutoModel
-    host, trained = _from_hub(own, name, "or name a timm model")
-    return host, "pretrained" if trained else "random"
+    return _from_hub(own, name, "or name a timm model", random_weights)
 
 
 def _architectures(name: str) -> list[str]:
@@ -217,53 +232,135 @@ def _architectures(name: str) -> list[str]:
     return []
 
 
-def _create_timm(name: str, checkpoint: Path | None, classes: int | None) -> tuple[nn.Module, str]:
-    own: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+def _create_timm(
+    name: str,
+    checkpoint: Path | None,
+    classes: int | None,
+    random_weights: bool,
+    options: dict[str, Any],
+) -> tuple[nn.Module, Weights]:
+    own = options if classes is None else {**options, "num_classes": classes}
     if checkpoint is not None:
-        if not checkpoint.is_file():
-            raise ConfigError(f"expected --checkpoint to be a file of weights, got {checkpoint}")
-        try:
-            host = create(name, pretrained=False, checkpoint_path=str(checkpoint), **own)
-        except Exception as error:  # an unreadable file, or weights of another model
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            hint = "; is it --num-classes?" if classes is None and "size mismatch" in reason else ""
-            raise ConfigError(f"cannot load {checkpoint} into {name}: {reason}{hint}") from None
-        return host.eval(), "checkpoint"
-    why = f"a classifier of {classes} classes was asked for without a checkpoint"
-    if classes is None:
-        try:
-            return create(name, pretrained=True).eval(), "pretrained"
-        except Exception as error:  # whatever the hub's HTTP stack of the day raises
-            why = one_line(error)
-    with neutral(seed=0):  # a run that is taken up again needs its host
-        return create(name, pretrained=False, **own).eval(), Weights("random").because(why)
+        return _with_checkpoint(name, checkpoint, own), _of_file(checkpoint)
+    if random_weights:
+        with neutral(seed=0):
+            host = create(name, pretrained=False, **own).eval()
+        return host, Weights(RANDOM, name, why=ASKED)
+    trained = _trained_classes(name)
+    if classes not in (None, 0, trained):
+        raise ConfigError(
+            f"expected --checkpoint with a classifier of {classes} classes, {name} has {trained}: "
+            f"give it, or {FLAG}"
+        )
+    try:
+        host = create(name, pretrained=True, **own).eval()
+    except TypeError:  # an option that this model does not have
+        raise
+    except Exception as error:  # whatever the hub's HTTP stack of the day raises
+        raise no_weights(name, error) from error
+    return host, Weights(PRETRAINED, source_of(host, name))
 
 
-def _create_torchvision(name: str) -> tuple[nn.Module, str]:
+def _with_checkpoint(name: str, checkpoint: Path, own: dict[str, Any]) -> nn.Module:
+    if not checkpoint.is_file():
+        raise ConfigError(f"expected --checkpoint to be a file of weights, got {checkpoint}")
+    try:
+        return create(name, pretrained=False, checkpoint_path=str(checkpoint), **own).eval()
+    except Exception as error:  # an unreadable file, or weights of another model
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        hint = "; is it --num-classes?" if "num_classes" not in own else ""
+        hint *= "size mismatch" in reason
+        raise ConfigError(f"cannot load {checkpoint} into {name}: {reason}{hint}") from None
+
+
+def _of_file(checkpoint: Path) -> Weights:
+    return Weights(CHECKPOINT, str(checkpoint), digest_of(checkpoint))
+
+
+def _trained_classes(name: str) -> int | None:
+    """How many classes a timm model's own weights tell apart."""
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(name)
+    return None if config is None else config.num_classes
+
+
+def source_of(model: nn.Module, name: str) -> str:
+    """Where timm has the weights of a model from: a repository of the hub, or an address."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return str(config.get("hf_hub_id") or config.get("url") or name)
+
+
+def no_weights(name: str, error: Exception, url: str | None = None) -> ConfigError:
+    """What to raise where weights cannot be had and nobody asked for random ones.
+
+    Args:
+        name: of the model.
+        error: what came instead.
+        url: where they are; None for the Hugging Face hub.
+    """
+    return ConfigError(f"cannot have the weights of {name} ({why_not(error, url)}): {FLAG}")
+
+
+def why_not(error: Exception, url: str | None = None) -> str:
+    """In one line, whether it is the network, a file or its hash that keeps weights away."""
+    text = one_line(error)
+    if "hash" in str(error).lower():
+        return f"hash: {text}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if not kinds & _NETWORK and "connect" not in text:
+        return f"file: {text}"
+    return f"network: {text}" if reachable(url) else f"network: {_server(url)} cannot be reached"
+
+
+def _create_torchvision(name: str, random_weights: bool) -> tuple[nn.Module, Weights]:
     from torchvision.models import get_model, get_model_weights, list_models
 
     if name not in list_models():
         raise ConfigError(f"expected the name of a torchvision model after the slash, got {name!r}")
+    if random_weights:
+        with neutral(seed=0):
+            host = get_model(name, weights=None).eval()
+        return host, Weights(RANDOM, f"torchvision/{name}", why=ASKED)
     weights = get_model_weights(name).DEFAULT
     try:
         if not downloaded(weights.url).is_file():
             check_reachable(weights.url)
         with neutral():
-            return get_model(name, weights=weights).eval(), "pretrained"
+            host = get_model(name, weights=weights).eval()
     except Exception as error:  # an HTTP error, or a file that does not fit its hash
-        why = one_line(error)
-    with neutral(seed=0):  # a run that is taken up again needs its host
-        return get_model(name, weights=None).eval(), Weights("random").because(why)
+        raise no_weights(f"torchvision/{name}", error, weights.url) from error
+    return host, Weights(PRETRAINED, weights.url)
 
 
-def _from_hub(kind: Any, name: str, otherwise: str) -> tuple[nn.Module, bool]:
-    """A model of transformers in eval mode, and whether all its weights were found."""
+def _from_hub(
+    kind: Any, name: str, otherwise: str, random_weights: bool
+) -> tuple[nn.Module, Weights]:
+    """A model of transformers in eval mode, and where its weights come from."""
     try:
         with _patient_only_online(), _without_bars(), neutral(seed=0):
+            if random_weights and not Path(name).is_dir():
+                return _without_weights(kind, name), Weights(RANDOM, name, why=ASKED)
             model, found = kind.from_pretrained(name, output_loading_info=True)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
-        raise ConfigError(f"cannot load {name} ({one_line(error)}); {otherwise}") from error
-    return model.eval(), not (found["missing_keys"] or found["mismatched_keys"])
+        way = otherwise if random_weights else f"{FLAG}; {otherwise}"
+        raise ConfigError(f"cannot load {name} ({why_not(error)}): {way}") from error
+    lost = sorted(str(key) for key in [*found["missing_keys"], *found["mismatched_keys"]])
+    if not lost:
+        return model.eval(), Weights(PRETRAINED, name)
+    why = f"{name} has none for {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}"
+    if not random_weights:
+        raise ConfigError(f"expected weights for all of {type(model).__name__}, {why}: {FLAG}")
+    return model.eval(), Weights(RANDOM, name, why=why)
+
+
+def _without_weights(kind: Any, name: str) -> nn.Module:
+    from transformers import AutoConfig
+
+    automatic = hasattr(kind, "from_config")
+    config = (AutoConfig if automatic else kind.config_class).from_pretrained(name)
+    model: nn.Module = kind.from_config(config) if automatic else kind(config)
+    return model.eval()
 
 
 def video_statistics(host: nn.Module, name: str) -> tuple[Triple, Triple]:
@@ -340,13 +437,21 @@ def reachable(url: str | None = None) -> bool:
     """
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return True
-    endpoint = urlsplit(url or os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    endpoint = _endpoint(url)
     port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
     try:
         with socket.create_connection((endpoint.hostname or "", port), timeout=_TIMEOUT):
             return True
     except OSError:
         return False
+
+
+def _endpoint(url: str | None) -> SplitResult:
+    return urlsplit(url or os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+
+
+def _server(url: str | None) -> str:
+    return _endpoint(url).hostname or "the server"
 
 
 @contextlib.contextmanager

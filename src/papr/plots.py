@@ -111,7 +111,7 @@ def _styles(panels: Sequence[Panel]) -> dict[str, _Style]:
 
 def _staircase(front: Sequence[Spot]) -> Iterator[tuple[float, float]]:
     """The best quality that can be had at each cost: up at each point, level between them."""
-    for before, spot in zip((None, *front[:-1]), front, strict=True):
+    for before, spot in zip((None, *front)[: len(front)], front, strict=True):
         if before is not None:
             yield spot.x, before.y
         yield spot.x, spot.y

@@ -27,16 +27,15 @@ from papr.cli.common import (
     speed_table,
     written,
 )
-from papr.cli.hosting import RandomWeights
+from papr.cli.hosting import RandomWeights, make_for_speed
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file
 from papr.names import VIDEO_HOSTS
+from papr.provenance import KEY, Provenance
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from papr.compare import Row
 
 
@@ -44,8 +43,9 @@ def bench(
     model: Annotated[
         str,
         typer.Option(
-            help="A timm model, such as vit_base_patch16_224; a video host, "
-            f"{', '.join(VIDEO_HOSTS)}; or a folder or hub name of one of transformers."
+            help="A timm model, such as vit_base_patch16_224; torchvision/ and one of its models; "
+            f"a video host, {', '.join(VIDEO_HOSTS)}; or a folder or hub name of a model of "
+            "transformers."
         ),
     ] = "vit_base_patch16_224",
     keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5,0.3",
@@ -71,7 +71,8 @@ def bench(
 ) -> None:
     """Time a model dense and pruned, taking turns in one run.
 
-    Weights are random, but for those of a folder or a hub: speed does not depend on them. The
+    Weights are random, but for those of a folder or a hub, and those too where they cannot be had:
+    speed does not depend on them. The
     speed-up is the median of the turns' ratios (quartiles in parentheses), the proposal's cost
     included. "ideal" is what the multiply-accumulates alone would give; measured/ideal says how
     much of it arrives.
@@ -88,19 +89,17 @@ def bench(
     from papr.compare import compare
     from papr.hosts.inputs import pixel_shape
     from papr.hub import video_statistics
-    from papr.proposals import Proposal
 
     dtypes = parse_dtypes(dtype)
     target = pick_device(device)
-    who = Proposal(proposal, pretrained=not random_weights)
-    host, trained = _create(model)
-    weights = "trained" if trained else "random"
+    host, weights, who = make_for_speed(model, proposal, random_weights)
+    weighed = Provenance(weights, {who.name: who.weights})
     shape = pixel_shape(host)
     unit = "image" if len(shape) == 3 else "clip"
     mean, std = video_statistics(host, model) if unit == "clip" else (None, None)
     batches = batches or {"image": [1, 8], "clip": [1]}[unit]
 
-    out.print(f"{model} ({weights} weights), {describe_device(target)}, torch {torch.__version__}")
+    out.print(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
     if unit == "clip":
         out.print(f"clips of {' x '.join(map(str, shape))} (frames, channels, height, width)")
     tables: list[list[Row]] = []
@@ -133,7 +132,7 @@ def bench(
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "model": model,
-        "weights": weights,
+        KEY: weighed.to_dict(),
         "compiled": compile,
         "proposal": proposal,
         "stages": stages,
@@ -156,19 +155,3 @@ def _batches(text: str) -> list[int]:
     if min(numbers) < 1:
         raise ConfigError(f"expected --batch of at least 1, got {min(numbers)}")
     return numbers
-
-
-def _create(name: str) -> "tuple[nn.Module, bool]":
-    """The host, and whether its weights are trained."""
-    import timm
-
-    from papr.hub import create, create_video
-
-    if timm.is_model(name):
-        return create(name, pretrained=False).eval(), False
-    if name in VIDEO_HOSTS or "/" in name or Path(name).is_dir():
-        return create_video(name)
-    raise ConfigError(
-        "expected --model to be the name of a timm model, "
-        f"{', '.join(VIDEO_HOSTS)}, or a folder or hub name, got {name!r}"
-    )

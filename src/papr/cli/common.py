@@ -233,6 +233,24 @@ def speed_table(rows: "Sequence[Row]", unit: str = "image") -> Table:
     return table
 
 
+def shown_shares(named: dict[str, str], row: object, blank: bool) -> dict[str, str]:
+    """Which columns of quality a table has: heading -> attribute of its rows.
+
+    Args:
+        named: all there may be.
+        row: the first row, whose attributes are None where there is no such figure.
+        blank: whether random weights leave all of them blank; then the usual ones are shown so.
+    """
+    if blank:
+        return {heading: name for heading, name in named.items() if name != "difference"}
+    return {heading: name for heading, name in named.items() if getattr(row, name) is not None}
+
+
+def share_cell(share: float | None) -> str:
+    """A share or a cosine for a cell of a table; a dash where weights are random."""
+    return "-" if share is None else f"{share:.3f}"
+
+
 def with_quartiles(ratio: tuple[float, float, float]) -> str:
     """A ratio (median, lower, upper quartile) for a cell of a table."""
     middle, lower, upper = ratio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,13 +24,17 @@ from papr.cli.common import (
     parse_dtype,
     parse_size,
     progress,
+    share_cell,
+    shown_shares,
     with_quartiles,
     written,
 )
+from papr.cli.hosting import Checkpoint, NumClasses, RandomWeights, make_proposal, say_blank
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
+from papr.provenance import KEY, Provenance
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +66,9 @@ def compare(
     ] = 8,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="A file of the timm model's own weights.")
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(min=1, help="How many classes the checkpoint has.")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    num_classes: NumClasses = None,
+    random_weights: RandomWeights = False,
     oracle: Annotated[
         Path | None,
         typer.Option(help="Scores of your own as one more rival: .npy or .pt, (images, h, w)."),
@@ -100,9 +102,9 @@ def compare(
     one map for each image found, in the order of the arguments, folders sorted by path; images that
     cannot be read have theirs too, which is skipped. A map covers the image as it is cropped.
 
-    Images are resized and cropped as the model's own library does it, as in papr eval. Weights are
-    the pretrained ones where they can be had; where they are random, only the speed means
-    something. An image that cannot be read is named and skipped.
+    Images are resized and cropped as the model's own library does it, as in papr eval. With
+    --random-weights only the speed means something, and nothing else is shown. An image that cannot
+    be read is named and skipped.
 
     Example: papr compare photographs/ --model vit_base_patch16_224 --keep 0.5 --json rivals.json
     """
@@ -125,12 +127,14 @@ def compare(
     paths = images_of(images)
     check_file(json_file, "--json")
     own = None if oracle is None else read_oracle(oracle, paths)
-    host, weights = create_classifier(model, checkpoint, num_classes)
+    host, weights = create_classifier(model, checkpoint, num_classes, random_weights)
+    who = make_proposal(proposal, random_weights)
+    weighed = Provenance(weights, {who.name: who.weights})
     prepare = preprocessing(host, model)
     host = host.to(device=target, dtype=kind)
     album = Album(paths, prepare, _labels(paths, host), target, kind, own)
 
-    out.print(f"{model} ({weights} weights), {describe_device(target)}, torch {torch.__version__}")
+    out.print(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
     found = make_field(
         host,
         album.example(),
@@ -138,14 +142,14 @@ def compare(
         oracle=own,
         mean=prepare.mean,
         std=prepare.std,
-        proposal=proposal,
+        proposal=who,
         proposal_size=looks_at,
     )
-    rows = _measure(found, album, batch, rounds)
+    rows = _measure(found, album, batch, rounds, judged=not weighed.random)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "model": model,
-        "weights": weights,
+        KEY: weighed.to_dict(),
         "keep": keep,
         "batch": min(batch, album.seen),
         "dtype": dtype,
@@ -159,10 +163,10 @@ def compare(
         "rows": [row.to_dict() for row in rows],
     }
     with written(json_file, report):
-        out.print(_table(rows, keep, min(batch, album.seen)))
-        _explain(rows, found, weights, rounds, album)
+        out.print(_table(rows, keep, min(batch, album.seen), bool(weighed.random)))
+        _explain(rows, found, weighed, rounds, album)
         if figures:
-            _draw(found, album, figures, out_dir)
+            _draw(found, album, figures, out_dir, weighed)
     album.reader.report(len(paths), strict)
 
 
@@ -251,7 +255,7 @@ def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
     return {path: wordnet()[path.parent.name] for path in paths}
 
 
-def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalRow]:
+def _measure(found: Field, album: Album, batch: int, rounds: int, judged: bool) -> list[RivalRow]:
     from papr.compare.rivals import measure_field
 
     with progress("{task.description}") as bar:
@@ -263,14 +267,15 @@ def _measure(found: Field, album: Album, batch: int, rounds: int) -> list[RivalR
                 yield pixels, labels
                 bar.update(judging, completed=album.seen + len(album.reader.broken))
 
-        return measure_field(found, watched(), rounds, _WARMUP, lambda: bar.advance(timing))
+        turn = partial(bar.advance, timing)
+        return measure_field(found, watched(), rounds, _WARMUP, turn, judged)
 
 
-def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
+def _table(rows: Sequence[RivalRow], keep: float, batch: int, blank: bool) -> Table:
     title = f"keep {keep:g}, {rows[0].images} images; time of batch {batch}"
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shares = {"agree": "agreement", "cosine": "cosine", "differs": "difference", "top-1": "top1"}
-    shares = {h: name for h, name in shares.items() if getattr(rows[0], name) is not None}
+    shares = shown_shares(shares, rows[0], blank)
     table.columns[0].min_width = max(len(row.name) for row in rows)  # before the figures, in 80
     for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -279,7 +284,7 @@ def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
         table.add_row(
             row.name,
             str(row.tokens),
-            *(f"{getattr(row, name):.3f}" for name in shares.values()),
+            *(share_cell(getattr(row, name)) for name in shares.values()),
             f"{row.gmacs_host + row.gmacs_proposal:.2f}",
             f"{row.ms_per_image[0]:.1f}",
             with_quartiles(row.speedup) if wide else f"{row.speedup[0]:.2f}",
@@ -288,7 +293,7 @@ def _table(rows: Sequence[RivalRow], keep: float, batch: int) -> Table:
 
 
 def _explain(
-    rows: Sequence[RivalRow], found: Field, weights: str, rounds: int, album: Album
+    rows: Sequence[RivalRow], found: Field, weighed: Provenance, rounds: int, album: Album
 ) -> None:
     """What the table does not say by itself."""
     from papr.compare.field import PAPR
@@ -301,12 +306,10 @@ def _explain(
     out.print(notes, style="dim", highlight=False, markup=False)
     for name, reason in found.missing.items():
         out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
-    if weights == "random":
-        out.print(
-            "[yellow]The weights are random: agreement means nothing, only speed does.[/yellow]"
-        )
-        return
     papr = next(row for row in rows if row.name == PAPR)
+    if weighed.random:
+        say_blank(weighed.blank("agreement, cosine and top-1"))
+        return
     by = "difference" if papr.cosine is None else "cosine"
     own = _nearness(papr)
     better = [
@@ -338,7 +341,7 @@ def _picture(photograph: Image.Image, chosen: Selection, image: int) -> Image.Im
     return merged_patches(photograph, chosen.sources[image].view(left.shape))
 
 
-def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
+def _draw(found: Field, album: Album, count: int, out_dir: Path, weighed: Provenance) -> None:
     """A picture of each of the first images: what every rival makes of it, side by side."""
     from papr.baselines.resolution import LowerResolution
     from papr.cli.reading import SUFFIX, distinct_names
@@ -361,5 +364,6 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path) -> None:
                 height, width = module.size
                 pictures.append((rival, photograph.resize((width, height))))
         file = out_dir / f"{name}-rivals{SUFFIX}"
-        drawn += album.reader.draw(path, file, panel(pictures, apart=True))
+        sheet = panel(pictures, apart=True, note=weighed.note)
+        drawn += album.reader.draw(path, file, sheet, weighed)
     out.print(f"pictures of {drawn} images in {out_dir}", highlight=False, markup=False)

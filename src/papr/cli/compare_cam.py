@@ -18,6 +18,7 @@ from papr.environment import environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
 from papr.names import CAMS, CURVE_STEPS, QUICK_CAMS
+from papr.provenance import KEY, Provenance
 
 if TYPE_CHECKING:
     import torch
@@ -116,12 +117,14 @@ def compare_cam(
     quality = CamQuality(lean, folded(net), folded(judge), keep, patch, steps, seed)
     limits = (curve_images, scorecam_images, figures)
     make_output(out_dir)
-    _measure(quality, photographs, limits, reader, target, out_dir)
+    weighed = Provenance(None, {n: embedded.weights_of(n) for n in (DEFAULT_PROPOSAL, JUDGE)})
+    _measure(quality, photographs, limits, reader, target, out_dir, weighed)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "environment": environment(target),
         "network": DEFAULT_PROPOSAL,
         "judge": JUDGE,
+        KEY: weighed.to_dict(),
         "judged_class": "the judge's top-1 on the whole picture",
         "options": {
             **{"keep": keep, "size": size, "patch": patch, "steps": steps, "rounds": rounds},
@@ -199,6 +202,7 @@ def _measure(
     reader: Reader[Image.Image],
     device: torch.device,
     out_dir: Path,
+    weighed: Provenance,
 ) -> None:
     """Each image's figures, and pictures of the first ones."""
     from papr.cli.reading import distinct_names
@@ -219,7 +223,7 @@ def _measure(
             maps = quality.add(pixels, skip[i], i in curved, lambda n: bar.advance(task, n))
             if i < figures:
                 picture = _figure(path.name, photograph, maps, quality.keep)
-                reader.draw(path, out_dir / f"{names[i]}{_SUFFIX}", picture)
+                reader.draw(path, out_dir / f"{names[i]}{_SUFFIX}", picture, weighed)
 
 
 def _figure(

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from papr.cli.common import doing, out, progress, speed_table
 from papr.environment import describe_device
-from papr.errors import PaprError
+from papr.errors import ConfigError, PaprError
 from papr.files import check_folder, make_output, write_image
+from papr.provenance import Provenance, Weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,8 +66,8 @@ def demo(
     )
     out.rule(f"Speed of {HOST}")
     with doing(f"loading {HOST}"):
-        host, pretrained = _host()
-    if pretrained:
+        host, weights = _host()
+    if not weights.random:
         out.print(_agreement_table(list(photographs), host, pixels, prepare))
     else:
         out.print(
@@ -140,6 +141,7 @@ def _draw(
     from papr.proposals import Proposal
 
     proposal = Proposal()
+    weighed = Provenance(None, {proposal.name: proposal.weights})
     with torch.inference_mode():
         chosen = {keep: select_patches(pixels, keep, proposal, PATCH) for keep in KEEPS}
     masks = {keep: selection.mask() for keep, selection in chosen.items()}
@@ -151,8 +153,8 @@ def _draw(
         pictures = [(name, photograph), ("significance", heat_map(photograph, scores[i]))]
         pictures += [(f"keep {k:g}", kept_patches(photograph, masks[k][i])) for k in KEEPS]
         panels.append(panel(pictures))
-        write_image(out_dir / f"{name}.png", panels[-1])
-    write_image(out_dir / "contact-sheet.png", contact_sheet(panels))
+        write_image(out_dir / f"{name}.png", panels[-1], weighed)
+    write_image(out_dir / "contact-sheet.png", contact_sheet(panels), weighed)
     out.print(f"{len(panels)} pictures and contact-sheet.png written to {out_dir}")
     return masks
 
@@ -213,11 +215,11 @@ def _top1(logits: Tensor) -> list[tuple[str, float]]:
     ]
 
 
-def _host() -> tuple[nn.Module, bool]:
-    """ViT-B/16 with pretrained weights where they can be had, and whether they could."""
-    from papr.hub import create
+def _host() -> tuple[nn.Module, Weights]:
+    """ViT-B/16 with pretrained weights where they can be had, and random ones elsewhere."""
+    from papr.hub import create_classifier
 
     try:
-        return create(HOST, pretrained=True).eval(), True
-    except Exception:  # whatever the hub's HTTP stack of the day raises
-        return create(HOST, pretrained=False).eval(), False
+        return create_classifier(HOST)
+    except ConfigError:  # no network; here speed is the point
+        return create_classifier(HOST, random_weights=True)

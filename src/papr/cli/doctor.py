@@ -14,7 +14,6 @@ from papr.cli.common import (
     Strict,
     check_dtypes,
     out,
-    parse_dtype,
     parse_keeps,
     parse_list,
     parse_proposal_size,
@@ -31,18 +30,19 @@ from papr.cli.hosting import (
     Workers,
     check_alone,
     find_data,
+    make_host,
+    make_proposal,
     name_left_out,
     open_data,
 )
 from papr.config import DEFAULT_PROPOSAL
-from papr.environment import describe_device, pick_device
+from papr.environment import describe_device
 from papr.errors import ConfigError
 from papr.files import check_file
 from papr.names import VIDEO_HOSTS
+from papr.provenance import KEY, Provenance
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from papr.evaluate.doctor import Diagnosis
     from papr.evaluate.verdicts import Part
 
@@ -86,7 +86,7 @@ def doctor(
     Measured are: the model dense and pruned, in turns, at a few batch sizes; the proposal alone;
     and what one process needs to decode and resize an image. From these come the break-even keep,
     the speed-up to be expected from file to answer, and a verdict, which may be "do not bother".
-    Weights are random, but for those of a folder or a hub: speed does not depend on them. What
+    Speed does not depend on weights: --random-weights does without a download. What
     pruning costs in answers is for papr eval to say.
 
     Example: papr doctor --model vit_base_patch16_224 --data photographs/ --device cpu
@@ -102,16 +102,16 @@ def doctor(
     from papr.evaluate.doctor import diagnose, turns, usual_batches  # needs the extra `eval`
     from papr.hosts.inputs import pixel_shape
     from papr.hub import video_statistics
-    from papr.proposals import Proposal
 
     there = None if data is None else find_data(data, image_column=image_column)
-    kind = parse_dtype(dtype)
-    target = pick_device(device)
-    host = make(model).to(device=target, dtype=kind)
+    host, weights = make_host(model, device, dtype, random_weights=random_weights)
+    who = make_proposal(proposal, random_weights)
+    weighed = Provenance(weights, {who.name: who.weights})
     is_video = len(pixel_shape(host)) == 4
     mean, std = video_statistics(host, model) if is_video else (None, None)
     sizes = sizes or list(usual_batches(host))
-    out.print(f"{model}, {describe_device(target)}, {dtype}")
+    place = describe_device(next(host.parameters()).device)
+    out.print(f"{model} ({weighed}), {place}, {dtype}")
     with progress("timing") as bar:
         task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds))
         found = diagnose(
@@ -123,13 +123,18 @@ def doctor(
             rounds=rounds,
             workers=workers,
             samples=samples,
-            proposal=Proposal(proposal, pretrained=not random_weights),
+            proposal=who,
             proposal_size=looks_at,
             mean=mean,
             std=std,
             each_turn=lambda: bar.advance(task),
         )
-    about = {"command": " ".join(["papr", *sys.argv[1:]]), "model": model, "proposal": proposal}
+    about = {
+        "command": " ".join(["papr", *sys.argv[1:]]),
+        "model": model,
+        "proposal": proposal,
+        KEY: weighed.to_dict(),
+    }
     with written(json_file, about | found.to_dict()):
         show(found, "clip" if is_video else "image")
     loading = None if found.measured is None else found.measured.loading
@@ -141,15 +146,6 @@ def _count(text: str) -> int:
     if int(text) < 1:
         raise ConfigError(f"expected --batch of at least 1, got {text}")
     return int(text)
-
-
-def make(name: str) -> "nn.Module":
-    """A host in eval mode; without a download where its weights do not matter."""
-    import timm
-
-    from papr.hub import create, create_host
-
-    return create(name, pretrained=False).eval() if timm.is_model(name) else create_host(name)[0]
 
 
 def show(found: "Diagnosis", unit: str) -> None:

@@ -28,6 +28,7 @@ from papr.cli.hosting import (
     ImageColumn,
     Limit,
     Model,
+    RandomWeights,
     Root,
     RunFolder,
     Views,
@@ -39,7 +40,9 @@ from papr.cli.hosting import (
     open_data,
     rate_of,
     read_configs,
+    say_blank,
     say_host,
+    with_proposals,
 )
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
@@ -83,6 +86,7 @@ def drift(
         int | None,
         typer.Option(min=0, help="Classes of a timm model; 0 for its features alone."),
     ] = None,
+    random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
     limit: Limit = None,
@@ -117,7 +121,8 @@ def drift(
     from papr.evaluate import prepare_for
 
     samples = find_data(data, root, image_column)
-    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    configs = with_proposals(configs, random_weights)
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes, random_weights)
     source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
@@ -127,6 +132,7 @@ def drift(
             configs,
             out_dir,
             name=model,
+            weights=weights,
             prepare=prepare_for(host, model, views),
             output=embedding == "output",
             ks=parse_list(k, int, "--k"),
@@ -137,18 +143,18 @@ def drift(
             watch=bar.watch,
         )
     if first():
-        _show(found, model, weights)
+        _show(found, model)
         settle(found.images, len(found.skipped), strict)
 
 
-def _show(found: "Drift", model: str, weights: str) -> None:
-    out.print(_table(found, model))
+def _show(found: "Drift", model: str) -> None:
+    if found.columns:
+        out.print(_table(found, model))
+    else:
+        out.print(f"{model}: {found.images} images, {found.width} numbers each", highlight=False)
     for column in found.columns:
         out.print(f"{column.name}: {_say(found, column)}", highlight=False)
-    if weights == "random":
-        out.print(
-            "[yellow]The host's weights are random: this says nothing of a trained one.[/yellow]"
-        )
+    say_blank(found.blank)
     name_left_out(found.skipped, found.ignored)
     out.print(f"written: {found.folder}", soft_wrap=True, highlight=False)
 

@@ -16,6 +16,8 @@ from papr.cli.common import (
     out,
     parse_keeps,
     settle,
+    share_cell,
+    shown_shares,
     with_quartiles,
 )
 from papr.cli.hosting import (
@@ -29,6 +31,7 @@ from papr.cli.hosting import (
     Limit,
     Model,
     NumClasses,
+    RandomWeights,
     Root,
     RunFolder,
     Views,
@@ -40,7 +43,9 @@ from papr.cli.hosting import (
     open_data,
     rate_of,
     read_configs,
+    say_blank,
     say_host,
+    with_proposals,
 )
 from papr.config import DEFAULT_PROPOSAL
 from papr.files import check_folder
@@ -62,6 +67,7 @@ def evaluate(
     config: Config = None,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
+    random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
     part: Annotated[
@@ -108,7 +114,8 @@ def evaluate(
     from papr.evaluate import prepare_for
 
     samples = find_data(data, root, image_column)
-    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    configs = with_proposals(configs, random_weights)
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes, random_weights)
     source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
@@ -118,6 +125,7 @@ def evaluate(
             configs,
             out_dir,
             name=model,
+            weights=weights,
             prepare=prepare_for(host, model, views),
             batch=batch,
             part=part,
@@ -127,7 +135,7 @@ def evaluate(
     if not first():
         return
     out.print(results_table(report))
-    _explain(report, weights)
+    _explain(report)
     settle(report.results[0].images, len(report.skipped), strict)
 
 
@@ -136,7 +144,7 @@ def results_table(report: "Report") -> Table:
     results = report.results
     known = {"top-1": "top1", "top-5": "top5", "agree": "agreement", "cosine": "cosine"}
     known |= {"differs": "difference"}
-    shares = {h: name for h, name in known.items() if getattr(results[0], name) is not None}
+    shares = shown_shares(known, results[0], bool(report.blank))
     title = f"{results[0].images} {report.unit}s"
     table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[0].min_width = min(24, max(len(result.name) for result in results))
@@ -146,7 +154,7 @@ def results_table(report: "Report") -> Table:
         speed = result.images_per_second
         table.add_row(
             result.name,
-            *(f"{getattr(result, name):.3f}" for name in shares.values()),
+            *(share_cell(getattr(result, name)) for name in shares.values()),
             f"{result.gmacs:.2f}",
             "" if speed is None else f"{speed:.1f}",
             "" if result.speedup is None else _speedup(result.speedup),
@@ -164,7 +172,7 @@ def _speedup(ratio: tuple[float, float, float]) -> str:
     return with_quartiles(ratio) if out.width >= 90 else f"{ratio[0]:.2f}"
 
 
-def _explain(report: "Report", weights: str) -> None:
+def _explain(report: "Report") -> None:
     """What the table does not say by itself."""
     waited = report.waited / report.wall if report.wall else 0.0
     out.print(
@@ -174,7 +182,6 @@ def _explain(report: "Report", weights: str) -> None:
     )
     if report.note:
         out.print(report.note, style="dim", highlight=False, markup=False)
-    if weights == "random":
-        out.print("[yellow]The weights are random: answers mean nothing, only costs do.[/yellow]")
+    say_blank(report.blank)
     name_left_out(report.skipped, report.ignored)
     out.print(f"rows and figures in {report.folder}", highlight=False, markup=False)

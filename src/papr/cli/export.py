@@ -4,7 +4,7 @@ import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -23,11 +23,12 @@ from papr.cli.common import (
     progress,
     with_quartiles,
 )
-from papr.cli.hosting import RandomWeights
+from papr.cli.hosting import RandomWeights, make_proposal
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device
-from papr.errors import ConfigError, one_line
+from papr.errors import ConfigError
 from papr.names import VIDEO_HOSTS
+from papr.provenance import Weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,18 +85,18 @@ def export(
 
     kind = chosen_format(out_file, format)
     with doing(f"loading {model}"):
-        dense = _create(model, not random_weights, size)
+        dense, weights = _create(model, random_weights, size)
         host = papr.prune(
             twin(dense),
             keep,
-            proposal,
+            make_proposal(proposal, random_weights),
             proposal_size=parse_proposal_size(proposal_size),
             stages=parse_stages(stages),
             attention=attention,
         )
     with doing(f"exporting {model}") as say:
-        written = papr.export(host, out_file, size, kind, say)
-    _report(written, model, not random_weights)
+        written = papr.export(host, out_file, size, kind, watch=say, weights=weights)
+    _report(written, model)
     if kind == "onnx" and importlib.util.find_spec("openvino") is not None:
         with doing("reading it in OpenVINO") as say:
             found = differences(host, out_file, "openvino", written.size, say)
@@ -109,31 +110,29 @@ def export(
         )
 
 
-def _create(name: str, pretrained: bool, size: int | tuple[int, int] | None) -> "nn.Module":
+def _create(
+    name: str, random_weights: bool, size: int | tuple[int, int] | None
+) -> "tuple[nn.Module, Weights]":
     import timm
 
-    from papr.hub import create
+    from papr.hub import create_classifier
 
     if not timm.is_model(name):
         video = (
             "; video hosts are exported in Python, by papr.export" if name in VIDEO_HOSTS else ""
         )
         raise ConfigError(f"expected the name of a timm model, got {name!r}{video}")
-    sized = {} if size is None else {"img_size": size}
+    sized: dict[str, Any] = {} if size is None else {"img_size": size}
     try:
-        try:
-            return create(name, pretrained, **sized).eval()
-        except TypeError:  # convolutional families take any size and have no such option
-            return create(name, pretrained).eval()
-    except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
-        hint = "; --random-weights does without" if pretrained else ""
-        raise ConfigError(f"cannot load {name} ({one_line(error)}){hint}") from error
+        return create_classifier(name, random_weights=random_weights, **sized)
+    except TypeError:  # convolutional families take any size and have no such option
+        return create_classifier(name, random_weights=random_weights)
 
 
-def _report(written: "Exported", model: str, pretrained: bool) -> None:
+def _report(written: "Exported", model: str) -> None:
     from papr.exporting.speed import LABELS
 
-    weights = "" if pretrained else " (random weights)"
+    weights = f" ({written.provenance})"
     grid = "" if written.grid is None else f" of the {' x '.join(map(str, written.grid))} patches"
     opset = "" if written.opset is None else f", opset {written.opset}"
     height, width = written.size

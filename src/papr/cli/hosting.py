@@ -25,8 +25,9 @@ from papr.cli.common import (
 from papr.cli.console import shown
 from papr.config import PruneConfig
 from papr.environment import describe_device, pick_device
-from papr.errors import ConfigError
+from papr.errors import ConfigError, ProposalError
 from papr.names import POLICIES, VIDEO_HOSTS
+from papr.provenance import Weights
 
 if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need them
     from torch import nn
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need
     from papr.evaluate import Source
     from papr.evaluate.finding import Found
     from papr.evaluate.loading import Skipped
+    from papr.proposals import Proposal
 
 _SHOWN = 10  # of what was left out
 
@@ -119,8 +121,9 @@ def make_host(
     dtype: str,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
-) -> "tuple[nn.Module, str]":
-    """The host on its device, in its dtype, in eval mode; and what its weights are, in one word.
+    random_weights: bool = False,
+) -> "tuple[nn.Module, Weights]":
+    """The host on its device, in its dtype, in eval mode; and where its weights come from.
 
     Under torchrun, "auto" takes the GPU of this process's number.
     """
@@ -128,17 +131,69 @@ def make_host(
     from papr.hub import create_host
 
     target = pick_device(device)
-    host, weights = create_host(model, checkpoint, num_classes)
-    say_why(weights)
+    host, weights = create_host(model, checkpoint, num_classes, random_weights)
     return host.to(device=target, dtype=kind), weights
 
 
-def say_why(weights: str) -> None:
-    """Print why weights are random where others were wanted."""
-    why = getattr(weights, "why", "")
-    if why and first():
-        text = f"random weights: {why}"
-        errors.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+def make_proposal(name: str, random_weights: bool) -> "Proposal":
+    """Who looks first, as --random-weights says: random only where it would be downloaded."""
+    from papr.proposals import as_proposal
+
+    return as_proposal(name, random_weights)
+
+
+def make_for_speed(
+    model: str, proposal: str, random_weights: bool
+) -> "tuple[nn.Module, Weights, Proposal]":
+    """A host and who looks first, where speed is the point: random where weights cannot be had.
+
+    It says so. Of timm and torchvision the host's are random in any case: speed does not depend on
+    them, and nothing is downloaded.
+    """
+    import timm
+
+    from papr.hub import create_host
+
+    plain = timm.is_model(model) or model.startswith("torchvision/") or model in VIDEO_HOSTS
+    try:
+        host, weights = create_host(model, random_weights=random_weights or plain)
+    except ConfigError as error:
+        host, weights = create_host(model, random_weights=True)
+        _say_random("the host's weights are random", error)
+    try:
+        who = make_proposal(proposal, random_weights)
+    except ProposalError as error:
+        who = make_proposal(proposal, True)
+        _say_random("the proposal's weights are random", error)
+    return host, weights, who
+
+
+def _say_random(what: str, why: Exception) -> None:
+    text = f"{what}, the speed is the same: {why}"
+    errors.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def with_proposals(configs: Sequence[PruneConfig], random_weights: bool) -> list[PruneConfig]:
+    """The configurations, with random proposals where they would be downloaded.
+
+    Without --random-weights they stay as they are: names and files.
+    """
+    if not random_weights:
+        return list(configs)
+    names = dict.fromkeys(config.proposal for config in configs)
+    found = {name: make_proposal(name, random_weights) for name in names}
+    return [
+        replace(config, proposal=found[config.proposal])
+        if found[config.proposal].weights.random
+        else config
+        for config in configs
+    ]
+
+
+def say_blank(sentence: str) -> None:
+    """Print why figures are blank, where they are."""
+    if sentence and first():
+        out.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def read_configs(
@@ -264,7 +319,7 @@ def say(text: str) -> None:
         out.print(text, highlight=False, markup=False)
 
 
-def say_host(model: str, weights: str, host: "nn.Module", dtype: str) -> None:
+def say_host(model: str, weights: Weights, host: "nn.Module", dtype: str) -> None:
     """Print what runs, and where."""
     device = describe_device(next(host.parameters()).device)
     say(f"{model} ({weights} weights), {device}, {dtype}")

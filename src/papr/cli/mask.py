@@ -13,9 +13,11 @@ from papr.cli.common import (
     parse_size,
     progress,
 )
+from papr.cli.hosting import RandomWeights, make_proposal
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError
 from papr.files import Lines, check_folder, make_output
+from papr.provenance import KEY, Provenance
 
 
 def mask(
@@ -26,6 +28,7 @@ def mask(
     ),
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
+    random_weights: RandomWeights = False,
     size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
     patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
     score: Annotated[
@@ -56,10 +59,10 @@ def mask(
     from papr.cli.reading import SUFFIX, Reader, distinct_names, images_of
     from papr.draw import heat_map, kept_patches, panel
     from papr.images import fit, select_patches, to_pixels
-    from papr.proposals import Proposal
 
     paths = images_of(images)
-    who = Proposal(proposal)
+    who = make_proposal(proposal, random_weights)
+    weighed = Provenance(None, {who.name: who.weights})
     reader = Reader(lambda photograph: fit(photograph, size, patch))
     make_output(out_dir)
     with Lines(out_dir / "masks.jsonl") as lines, reader.naming(), progress("mask") as bar:
@@ -76,18 +79,20 @@ def mask(
                     (path.name, photograph),
                     (score, heat_map(photograph, chosen.scores[0])),
                     (f"keep {keep:g}", kept_patches(photograph, chosen.mask()[0])),
-                ]
+                ],
+                note=weighed.note,
             )
             file = f"{name}{SUFFIX}"
             line = {
                 "image": str(path),
-                "picture": file if reader.draw(path, out_dir / file, picture) else None,
+                "picture": file if reader.draw(path, out_dir / file, picture, weighed) else None,
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),
                 "score": score,
                 "keep": keep,
                 "kept": chosen.indices[0].tolist(),
+                KEY: weighed.to_dict(),
             }
             lines.add(line)
     out.print(f"{len(paths) - len(reader.broken)} images, pictures and masks.jsonl in {out_dir}")

@@ -28,6 +28,7 @@ from papr.cli.hosting import (
     ImageColumn,
     Limit,
     Model,
+    RandomWeights,
     Root,
     Views,
     Workers,
@@ -38,7 +39,8 @@ from papr.cli.hosting import (
     rate_of,
     read_configs,
     say,
-    say_why,
+    say_blank,
+    with_proposals,
 )
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 from papr.environment import describe_device
@@ -72,6 +74,7 @@ def predict(
         int | None,
         typer.Option(min=0, help="Classes of a timm model; 0 for its features alone."),
     ] = None,
+    random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
     actors: Annotated[
@@ -109,22 +112,23 @@ def predict(
     from papr.evaluate import Predictor
     from papr.evaluate import predict as run
 
+    (asked,) = with_proposals([pruning], random_weights)
     predictor = Predictor(
         model,
-        pruning,
+        asked,
         device=device,
         dtype=dtype,
         outputs=parse_list(outputs, str, "--outputs"),
         checkpoint=checkpoint,
         num_classes=num_classes,
+        random_weights=random_weights,
         views=views,
     )
     samples = find_data(data, root, image_column)
     loaded = predictor.load()
-    say_why(loaded.weights)
     source = open_data(loaded.host, samples, limit)
     say(
-        f"{model} ({loaded.weights} weights), {_pruned(pruning)}, "
+        f"{model} ({loaded.provenance}), {_pruned(pruning)}, "
         f"{describe_device(loaded.device)}, {dtype}; rows in {out_dir}"
     )
     with rate_of(source) as bar:
@@ -142,11 +146,12 @@ def predict(
         return
     rate = f" at {found.done / found.seconds:.1f} a second" if found.done else ""
     out.print(
-        f"{found.samples} samples, {found.done} of them now{rate}; {loaded.weights} weights",
+        f"{found.samples} samples, {found.done} of them now{rate}; {found.provenance}",
         highlight=False,
     )
-    if loaded.weights == "random":
-        out.print("[yellow]The host's weights are random: its labels mean nothing.[/yellow]")
+    for sentence in found.nulls:
+        out.print(sentence, style="dim", highlight=False, markup=False)
+    say_blank(found.warning)
     name_left_out(found.skipped, found.ignored, rows="have a row that says why")
     place = found.out if "://" in found.out else str(Path(found.out))
     out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)

@@ -12,6 +12,7 @@ from papr.cli.console import shown
 from papr.errors import WriteError
 from papr.files import short, write_image
 from papr.images import ImageError, find_images, load_image
+from papr.provenance import NOBODY, Provenance
 
 _T = TypeVar("_T")
 SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the user's is overwritten
@@ -75,10 +76,12 @@ class Reader(Generic[_T]):
             if photograph is not None:
                 yield path, photograph
 
-    def draw(self, path: Path, file: Path, picture: Image.Image) -> bool:
+    def draw(
+        self, path: Path, file: Path, picture: Image.Image, provenance: Provenance = NOBODY
+    ) -> bool:
         """Write what was drawn of an image; False, and remembered, where it cannot be written."""
         try:
-            write_image(file, picture)
+            write_image(file, picture, provenance)
         except OSError as error:
             self.broken[path] = str(error)
             return False

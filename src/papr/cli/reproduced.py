@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from papr.cli.common import out, progress
-from papr.cli.hosting import Rate
+from papr.cli.hosting import Rate, say_blank
 from papr.environment import pick_device
 from papr.errors import ConfigError
 from papr.evaluate.finding import Found
@@ -24,6 +24,7 @@ from papr.evaluate.reproduce import (
     run_host,
 )
 from papr.measure import wilson
+from papr.provenance import KEY
 
 _SOURCE = (
     "Published: Mahmud et al., ECCV 2024; accuracies are read partly off plots: "
@@ -39,7 +40,7 @@ class Wanted:
         data: the validation set.
         out: folder of the runs; None for papr's own choice.
         only: the one host to run; None for all.
-        random: run hosts without weights with random ones.
+        random_weights: run hosts, and the proposal, with random ones.
         proposal: who looks instead of the paper's.
         limit: how many samples.
         device: by name.
@@ -50,7 +51,7 @@ class Wanted:
     data: Found
     out: Path | None
     only: str | None
-    random: bool
+    random_weights: bool
     proposal: str | None
     limit: int | None
     device: str
@@ -96,7 +97,7 @@ def _run_host(recipe: Recipe, host: HostWeights, file: Path | None, wanted: Want
             wanted.data,
             None if wanted.out is None else wanted.out / host.counted,
             checkpoint=file,
-            random=wanted.random,
+            random_weights=wanted.random_weights,
             proposal=wanted.proposal,
             limit=wanted.limit,
             device=pick_device(wanted.device),
@@ -111,7 +112,7 @@ def accuracies(ran: Ran) -> Table:
     dense = ran.report.results[0]
     shown = Table(
         "configuration",
-        title=f"{ran.host.name} ({ran.weights} weights), {dense.images} samples",
+        title=f"{ran.host.name} ({ran.report.provenance}), {dense.images} samples",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -134,13 +135,12 @@ def accuracies(ran: Ran) -> Table:
 
 def _say_accuracies(recipe: Recipe, ran: Ran, wanted: Wanted) -> None:
     dense = ran.report.results[0]
-    if ran.weights == "random":
-        out.print("[red]Random weights: accuracy and agreement mean nothing.[/red]")
+    say_blank(ran.report.blank)
     if wanted.proposal not in (None, recipe.proposal):
         out.print(f"[yellow]{wanted.proposal} looks, not the paper's {recipe.proposal}.[/yellow]")
-    if dense.top1 is None:
+    if dense.top1 is None and not ran.report.blank:
         out.print(f"[yellow]No labels: {ran.report.note or 'top-1 is not known'}.[/yellow]")
-    elif not is_complete(recipe, dense.labelled):
+    elif dense.top1 is not None and not is_complete(recipe, dense.labelled):
         low, high = wilson(round(dense.top1 * dense.labelled), dense.labelled)
         out.print(
             f"[yellow]{dense.labelled} samples, not the whole validation set of "
@@ -160,7 +160,7 @@ def _ran_dict(ran: Ran) -> dict[str, Any]:
     kept = ("skipped", "ignored", "note", "environment", "configuration")
     return {
         "host": ran.host.name,
-        "weights": ran.weights,
+        KEY: ran.report.provenance.to_dict(),
         "rows": figures,
         **{name: report[name] for name in kept},
     }

@@ -18,6 +18,8 @@ from papr.cli.common import (
     parse_stages,
     results_first,
     settle,
+    share_cell,
+    shown_shares,
 )
 from papr.cli.evaluate import gmacs_heading
 from papr.cli.hosting import (
@@ -30,6 +32,7 @@ from papr.cli.hosting import (
     Limit,
     Model,
     NumClasses,
+    RandomWeights,
     Root,
     RunFolder,
     Views,
@@ -40,7 +43,9 @@ from papr.cli.hosting import (
     name_left_out,
     open_data,
     rate_of,
+    say_blank,
     say_host,
+    with_proposals,
 )
 from papr.config import DEFAULT_PROPOSAL, ProposalSize
 from papr.environment import describe_device
@@ -58,7 +63,6 @@ Rs = Annotated[
         "default 0,8 where the model can merge."
     ),
 ]
-RANDOM = "Random weights: agreement and accuracy mean nothing, only arithmetic and time do."
 
 
 def sweep(
@@ -83,6 +87,7 @@ def sweep(
     ] = None,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
+    random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
     limit: Limit = None,
@@ -124,17 +129,14 @@ def sweep(
     import torch
 
     from papr.evaluate import prepare_for
-    from papr.evaluate.answers import class_count
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.sweep import sweep as run
 
     samples = find_data(data, root, image_column)
-    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes, random_weights)
     rs = rs or list(RS if can_merge(host) else (0,))
     configs = grid(keeps, rs, names, sizes, stages=parse_stages(stages), score=score)
-    classes = class_count(host)
-    if quality is None and weights == "random":  # top-1 would be chance's
-        quality = "agreement" if (classes or 0) > 1 else "cosine"
+    configs = with_proposals(configs, random_weights)
     source = open_data(host, samples, limit)
     say_host(model, weights, host, dtype)
     with rate_of(source) as bar:
@@ -147,6 +149,7 @@ def sweep(
             tome_rs=tome_rs,
             quality=quality,
             name=model,
+            weights=weights,
             prepare=prepare_for(host, model, views),
             batch=batch,
             workers=workers,
@@ -156,11 +159,11 @@ def sweep(
         return
     device = describe_device(next(host.parameters()).device)
     count = f"{found.points[0].result.images} {found.report.unit}s"
-    note = f"{model} ({weights} weights), {count}, {device}, torch {torch.__version__}"
+    note = f"{model} ({found.report.provenance}), {count}, {device}, torch {torch.__version__}"
     folder, files = Path(found.report.folder), list[Path]()
     with results_first(lambda: files.extend(found.write(folder, note, html))):
         out.print(table(found))
-        explain(found, weights)
+        explain(found)
     there = ", ".join([*(path.name for path in files), "rows/"])
     out.print(f"written to {folder}: {there}", highlight=False, markup=False, soft_wrap=True)
     settle(found.points[0].result.images, len(found.report.skipped), strict)
@@ -178,7 +181,7 @@ def table(found: "Sweep") -> Table:
     results = [point.result for point in found.points]
     sheet.columns[0].min_width = max(len(result.name) for result in results)
     shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine", "differs": "difference"}
-    shares = {h: name for h, name in shares.items() if getattr(results[0], name) is not None}
+    shares = shown_shares(shares, results[0], bool(found.report.blank))
     unit = found.report.unit
     for heading in (*shares, gmacs_heading(found.report), f"ms/{unit}", "speed-up", "front"):
         sheet.add_column(heading, justify="right", no_wrap=True)
@@ -187,7 +190,7 @@ def table(found: "Sweep") -> Table:
         result = point.result
         sheet.add_row(
             result.name,
-            *(f"{getattr(result, name):.3f}" for name in shares.values()),
+            *(share_cell(getattr(result, name)) for name in shares.values()),
             f"{result.gmacs:.2f}",
             f"{result.ms_per_image[0]:.1f}" if result.ms_per_image else "",
             f"{result.speedup[0]:.2f}" if result.speedup else "",
@@ -197,14 +200,14 @@ def table(found: "Sweep") -> Table:
     return sheet
 
 
-def explain(found: "Sweep", weights: str) -> None:
+def explain(found: "Sweep") -> None:
     """What the table does not say by itself."""
-    out.print(
+    front = (
         f"On the front by GMACs (G) or measured time (T): no other is at least as good in "
-        f"{found.quality} and cost and better in one. Time: medians over batches, in turns; "
-        "quartiles in sweep.csv.",
-        style="dim",
+        f"{found.quality} and cost and better in one. "
     )
+    time = "Time: medians over batches, in turns; quartiles in sweep.csv."
+    out.print(front * (found.quality is not None) + time, style="dim")
     times = [point.result.ms_per_image for point in found.points]
     if all(time is not None and time[1] == time[2] for time in times):
         out.print(
@@ -216,5 +219,4 @@ def explain(found: "Sweep", weights: str) -> None:
     name_left_out(found.report.skipped, found.report.ignored)
     if found.report.note:
         out.print(found.report.note, style="dim", highlight=False, markup=False)
-    if weights == "random":
-        out.print(f"[yellow]{RANDOM}[/yellow]")
+    say_blank(found.report.blank)

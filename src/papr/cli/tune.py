@@ -1,5 +1,7 @@
 """`papr tune`: a configuration for a target, chosen on the user's images and judged on others."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +33,7 @@ from papr.cli.hosting import (
     ImageColumn,
     Model,
     NumClasses,
+    RandomWeights,
     Root,
     Views,
     Workers,
@@ -39,11 +42,14 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
+    say_blank,
     say_host,
+    with_proposals,
 )
-from papr.cli.sweep import RANDOM, Proposals, Rs, parse_sizes
+from papr.cli.sweep import Proposals, Rs, parse_sizes
 from papr.config import DEFAULT_PROPOSAL
 from papr.files import check_file, write_text
+from papr.provenance import KEY
 
 if TYPE_CHECKING:
     from papr.evaluate.searching import Trial
@@ -92,6 +98,7 @@ def tune(
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 9,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
+    random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
     dtype: Dtype = "float32",
@@ -135,9 +142,10 @@ def tune(
 
     Goal.read(sure, target_agreement, target_cosine, target_speedup)
     samples = find_data(data, root, image_column)
-    host, weights = make_host(model, device, dtype, checkpoint, num_classes)
+    host, weights = make_host(model, device, dtype, checkpoint, num_classes, random_weights)
     rs = rs or list(RS if can_merge(host) else (0,))
     candidates = grid((0.5,), rs, names, sizes, stages=parse_stages(stages), score=score)
+    candidates = with_proposals(candidates, random_weights)
     say_host(model, weights, host, dtype)
     with errors.status("decoding") as status:
 
@@ -155,19 +163,21 @@ def tune(
             sure=sure,
             limit=limit,
             name=model,
+            weights=weights,
             prepare=prepare_for(host, model, views),
             batch=batch,
             workers=workers,
             rounds=rounds,
             watch=watch,
         )
-    about = {"model": model, "weights": weights} | found.to_dict()
+    found = _by_name(found)
+    about = {"model": model} | found.to_dict()
     with results_first(lambda: _write(found, out_file)), written(json_file, about):
-        out.print(_table(found))
+        if not found.blank:
+            out.print(_table(found))
         out.print(_costs(found), highlight=False, soft_wrap=True)
         name_left_out(found.skipped, (), place="what --json writes")
-        if weights == "random":
-            out.print(f"[yellow]{RANDOM}[/yellow]")
+        say_blank(found.blank)
         out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
         out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
         if found.reached:
@@ -176,13 +186,14 @@ def tune(
     if not found.reached:
         errors.print(_MISSED[found.state])
         raise typer.Exit(1)
-    settle(found.tuning.images + found.held_out.images, len(found.skipped), strict)
+    settle(found.batch, len(found.skipped), strict)  # of both halves some could be read
 
 
 def _write(found: "Tuned", out_file: Path) -> None:
     """The configuration, where it reaches its target."""
     if found.reached:
-        write_text(out_file, found.config.to_json() + "\n")
+        stored = found.config.to_dict() | {KEY: found.provenance.to_dict()}
+        write_text(out_file, json.dumps(stored) + "\n")
 
 
 def _trial(trial: "Trial") -> str:
@@ -199,9 +210,21 @@ def _trial(trial: "Trial") -> str:
     return f"{trial.name}: {', '.join(figures)}"
 
 
+def _by_name(found: "Tuned") -> "Tuned":
+    """With the proposal by its name again: what is chosen is a configuration, not weights."""
+    from papr.proposals import Proposal
+
+    who = found.config.proposal
+    if not isinstance(who, Proposal):
+        return found
+    return replace(found, config=replace(found.config, proposal=who.name))
+
+
 def _table(found: "Tuned") -> Table:
     """The choice on both halves."""
     table = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    assert found.tuning is not None
+    assert found.held_out is not None
     kinds = ("cosine",) if found.held_out.agree is None else ("agreement", "cosine")
     single = found.held_out.difference is not None
     for heading in ("images", *kinds, *(["differs"] if single else [])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -24,11 +25,13 @@ from papr.cli.common import (
     results_first,
     speed_table,
 )
+from papr.cli.hosting import RandomWeights, make_proposal, say_blank
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_folder, make_output, write_json
 from papr.names import VIDEO_HOSTS
+from papr.provenance import KEY, Provenance
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +65,13 @@ def video(
     model: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(VIDEO_HOSTS)} (random weights, no download); or a name on the "
-            "Hugging Face hub, or a folder of transformers' save_pretrained."
+            help=f"{', '.join(VIDEO_HOSTS)} (with --random-weights, they have no others); or "
+            "a name on the Hugging Face hub, or a folder of transformers' save_pretrained."
         ),
     ] = "videomae_base",
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
+    random_weights: RandomWeights = False,
     score: Score = "significance",
     windows: Annotated[
         int | None,
@@ -94,7 +98,7 @@ def video(
     patches and all that is printed: that fraction, GMACs and time dense against pruned and, where
     the model is trained, the five likeliest classes of both.
 
-    For instance: papr video clip.mp4 --keep 0.35 --start 2 --start 5.5 --score motion
+    For instance: papr video clip.mp4 --keep 0.35 --start 2 --start 5.5 --random-weights
     """
     if not 0 < keep < 1:
         raise ConfigError(f"expected 0 < --keep < 1, got {keep:g}")
@@ -104,7 +108,6 @@ def video(
     check_folder(out_dir, "--out")
     from papr.cli.reading import distinct_names
     from papr.hub import create_video, video_statistics
-    from papr.proposals import Proposal
     from papr.video import open_video
 
     target = pick_device(device)
@@ -116,28 +119,29 @@ def video(
             markup=False,
         )
         _check_times(source, stride, start or [])
-        who = Proposal(proposal)
-        host, pretrained = create_video(model)
-        host = host.to(target)
+        who = make_proposal(proposal, random_weights)
+        host, weights = create_video(model, random_weights)
+        weighed = Provenance(weights, {who.name: who.weights})
+        host, judged = host.to(target), not weighed.random
         shape = _clip_shape(host, model)
         chosen = _windows(source, shape, stride, windows, start)
         mean, std = video_statistics(host, model)
         config = replace(config, proposal=who, mean=mean, std=std)
-        weights = "pretrained" if pretrained else "no trained classifier"
-        out.print(f"{model} ({weights}), keep {keep:g}, {describe_device(target)}", highlight=False)
-        seen, dense = _look(source, chosen, host, config, target, compared=pretrained)
-        pictures = _draw(source, chosen, seen)
+        out.print(f"{model} ({weighed}), keep {keep:g}, {describe_device(target)}", highlight=False)
+        seen, dense = _look(source, chosen, host, config, target, compared=judged)
+        pictures = _draw(source, chosen, seen, weighed.note)
         first = _pixels(source, chosen[0], config, target)
     fps = _rate(source, chosen, stride)
     (name,) = distinct_names([clip])
     files = {kind: out_dir / f"{name}-papr.{kind}" for kind in ("mp4", "gif", "json")}
     make_output(out_dir)
-    top = _top(host, seen, dense) if pretrained else None
+    said = json.dumps({KEY: weighed.to_dict()})
+    top = _top(host, seen, dense) if judged else None
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "clip": _clip_facts(source),
         "model": model,
-        "weights": weights,
+        KEY: weighed.to_dict(),
         "proposal": who.name,
         "keep": keep,
         "proposal_size": proposal_size,
@@ -151,17 +155,13 @@ def video(
         "speed": [],
         "environment": environment(target),
     }
-    with results_first(lambda: _write(files, report, pictures, fps)):
+    with results_first(lambda: _write(files, report, pictures, fps, said)):
         rows = _time(first, host, config, rounds) if rounds else []
         report["speed"] = [row.to_dict() for row in rows]
         with results_first(lambda: write_json(files["json"], report)):
             out.print(_kept_table(source, chosen, seen))
             if top is None:
-                out.print(
-                    "[yellow]The host's weights are random, or those of its classifier, so its "
-                    "answers mean nothing: no top-5. What is kept is the proposal's choice, and "
-                    "real.[/yellow]"
-                )
+                say_blank(f"{weighed.blank('answers')} So there is no top-5.")
             else:
                 out.print(_top_table(top, len(chosen)))
             if rows:
@@ -172,14 +172,18 @@ def video(
 
 
 def _write(
-    files: dict[str, Path], report: dict[str, Any], pictures: list[Image.Image], fps: float
+    files: dict[str, Path],
+    report: dict[str, Any],
+    pictures: list[Image.Image],
+    fps: float,
+    said: str,
 ) -> None:
     """The figures, which a film that cannot be written does not lose; then the films."""
     from papr.video.overlay import write_gif, write_mp4
 
     write_json(files["json"], report)
-    report["codec"] = write_mp4(files["mp4"], pictures, fps)
-    write_gif(files["gif"], pictures, fps)
+    report["codec"] = write_mp4(files["mp4"], pictures, fps, said)
+    write_gif(files["gif"], pictures, fps, said)
 
 
 def _check_times(source: Video, stride: int, starts: list[float]) -> None:
@@ -278,7 +282,7 @@ def _look(
     return seen, dense
 
 
-def _draw(source: Video, chosen: list[View], seen: list[_Seen]) -> list[Any]:
+def _draw(source: Video, chosen: list[View], seen: list[_Seen], note: str) -> list[Any]:
     """The overlay of all windows, one after the other."""
     import torch
 
@@ -299,7 +303,7 @@ def _draw(source: Video, chosen: list[View], seen: list[_Seen]) -> list[Any]:
         f"{source.seconds[number]:.1f} s   kept {fraction:.0%}"
         for number, fraction in zip(numbers, fractions.tolist(), strict=True)
     ]
-    return overlay(frames, mask, scores, captions)
+    return overlay(frames, mask, scores, captions, note)
 
 
 def _rate(source: Video, chosen: list[View], stride: int) -> float:

@@ -43,7 +43,7 @@ class RivalRow:
         cosine: mean cosine between the rival's and the dense host's logits (or embeddings, where
             it does not classify), -1 to 1; None where the host answers one number.
         difference: where it does, the mean distance from the dense host's, in standard deviations
-            of the latter over the images; None otherwise.
+            of the latter over the images; None otherwise. None are all where nothing was judged.
         top1: share of the labelled images classified right; None without labels.
         gmacs_host: GMACs of one image in the host.
         gmacs_proposal: likewise in whoever looks first.
@@ -132,6 +132,11 @@ class _Tally:
     single: bool = False
     difference: Difference = field(default_factory=Difference)
 
+    @property
+    def near(self) -> float | None:
+        """The mean cosine; None of one number, and where nothing was judged."""
+        return None if self.single or not self.images else self.cosine / self.images
+
     def add(self, found: Tensor, dense: Tensor, labels: Tensor | None) -> None:
         self.images += len(found)
         self.single = dense.shape[1] == 1
@@ -153,6 +158,7 @@ def measure_field(
     rounds: int = 7,
     warmup: int = 2,
     each_turn: Callable[[], object] | None = None,
+    judged: bool = True,
 ) -> list[RivalRow]:
     """Quality over all batches, then costs on the first, the rivals in turns.
 
@@ -162,15 +168,18 @@ def measure_field(
         rounds: turns that count.
         warmup: turns before them.
         each_turn: called after every timed turn; there are (rounds + warmup) * rivals.
+        judged: whether there is a quality: False where weights are random.
 
     Raises:
         ConfigError: there is no batch.
     """
-    tallies = {name: _Tally() for name in found.models}
+    tallies, images = {name: _Tally() for name in found.models}, 0
     first: Tensor | None = None
     for pixels, labels in batches:
         first = pixels if first is None else first
-        _judge(found, tallies, pixels, labels)
+        images += len(pixels)
+        if judged:
+            _judge(found, tallies, pixels, labels)
     if first is None:
         raise ConfigError("expected at least one batch of images, got none")
     calls = {name: partial(rival, first) for name, rival in found.models.items()}
@@ -182,9 +191,9 @@ def measure_field(
             name=name,
             tokens=tokens_left(rival, first[:1]),
             note=found.notes[name],
-            images=tallies[name].images,
+            images=images,
             agreement=_share(tallies[name].agree, tallies[name].images * tallies[name].classes),
-            cosine=None if tallies[name].single else tallies[name].cosine / tallies[name].images,
+            cosine=tallies[name].near,
             difference=tallies[name].difference.value,
             top1=_share(tallies[name].right, tallies[name].labelled * tallies[name].classes),
             gmacs_host=macs[name].host / 1e9,

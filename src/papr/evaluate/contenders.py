@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from papr.hosts.state import HostState
 from papr.later import Merge, Recut
 from papr.proposals import Proposal, as_proposal
 from papr.proposals.clip_nets import is_checkpoint
+from papr.provenance import Provenance, Weights
 from papr.pruning import prune, selection, unprune, unwrap
 from papr.twins import twin
 
@@ -70,6 +70,7 @@ def contenders(
     dense = unprune(twin(unwrap(host))).eval()
     found = [Contender(DENSE, dense, {"name": DENSE})]
     pruned = [c for c in wanted if c.keep < 1 or c.merge is not None or c.recut is not None]
+    pruned = [with_loaded(config) for config in pruned]
     for config, name in zip(pruned, names(pruned, mean, std), strict=True):
         facts = facts_of(config)
         found.append(Contender(name, prune(twin(dense), config), facts, config))
@@ -111,17 +112,13 @@ def check_distinct(found: list[Contender]) -> list[Contender]:
 def facts_of(config: PruneConfig) -> dict[str, Any]:
     """A configuration as plain data; a network that looks first by its name and a fingerprint.
 
-    Of a checkpoint that is its content's: where the file lies changes no answer.
+    Of a checkpoint that is its weights': where the file lies changes no answer.
 
     Raises:
         ConfigError: the proposal is a callable, of which nobody can say what it depends on.
         ProposalError: its checkpoint cannot be read.
     """
-    who = config.proposal
-    if isinstance(who, str | os.PathLike) and is_checkpoint(os.fspath(who)):
-        name = as_proposal(who).name
-        content = hashlib.sha256(Path(os.fspath(who)).read_bytes()).hexdigest()[:8]
-        return replace(config, proposal=f"{name}-{content}").to_dict()
+    who = with_loaded(config).proposal
     if isinstance(who, Proposal | nn.Module):
         who = as_proposal(who)
     if not isinstance(who, Proposal) or who.net is None:
@@ -129,6 +126,26 @@ def facts_of(config: PruneConfig) -> dict[str, Any]:
     own = f"{weights_digest(who.net)} {who.size} {who.mean} {who.std}"
     name = f"{who.name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
     return replace(config, proposal=name).to_dict()
+
+
+def with_loaded(config: PruneConfig) -> PruneConfig:
+    """The configuration with the network that its checkpoint's file holds now.
+
+    What is fingerprinted and what answers are then one, whatever happens to the file.
+
+    Raises:
+        ProposalError: the checkpoint cannot be read.
+    """
+    who = config.proposal
+    if isinstance(who, str | os.PathLike) and is_checkpoint(os.fspath(who)):
+        return replace(config, proposal=as_proposal(who))
+    return config
+
+
+def provenance_of(host: Weights, models: Iterable[nn.Module]) -> Provenance:
+    """Where the weights of a host come from, and those of whoever looks first in its twins."""
+    found = [state.proposal for model in models for state in states(model)]
+    return Provenance(host, {who.name: who.weights for who in found})
 
 
 def names(

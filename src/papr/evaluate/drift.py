@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, classifier_path
-from papr.evaluate.contenders import Contender, contenders
+from papr.evaluate.contenders import Contender, contenders, provenance_of
 from papr.evaluate.estimates import Estimate, mean_of, percentile_of, share_of
 from papr.evaluate.evaluation import describe, statistics_of
 from papr.evaluate.loading import Batch, Prepare, Skipped, make_plan, usual_batch
@@ -39,6 +39,7 @@ from papr.evaluate.sources import Source
 from papr.evaluate.summary import plain
 from papr.files import write_json
 from papr.measure import spread
+from papr.provenance import GIVEN, Provenance, Weights
 
 SCHEMA = pa.schema(
     [
@@ -89,12 +90,13 @@ class Drift:
         queries: of these, how many were asked with.
         width: of an embedding.
         target: recall that an index is kept for.
-        columns: one a configuration.
+        columns: one a configuration; none where random weights make figures mean nothing.
         skipped: samples that could not be read.
         ignored: files among the samples that are none.
         note: of the source.
         configuration: what was run on what.
         environment: versions and device.
+        provenance: where weights come from.
     """
 
     folder: str
@@ -108,6 +110,12 @@ class Drift:
     note: str
     configuration: dict[str, Any]
     environment: dict[str, Any]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def blank(self) -> str:
+        """Why there is no figure and no verdict, in a sentence; empty where there is."""
+        return self.provenance.blank("cosine and recall")
 
     def verdict(self, column: Column) -> str:
         """Whether to embed the index anew, in one word: "keep", "re-embed", "dense", "unclear".
@@ -189,6 +197,7 @@ def drift(
     out: str | Path | None = None,
     *,
     name: str = "",
+    weights: Weights = GIVEN,
     output: bool = False,
     ks: Sequence[int] = (1, 5, 10),
     queries: int = 10_000,
@@ -212,6 +221,8 @@ def drift(
         configs: keeps or whole configurations.
         out: the run's folder; None for one below papr-drift, as of `evaluate`.
         name: what the host was made by; see `evaluate`.
+        weights: where the host's come from, which every file says; with random ones, or a random
+            proposal, samples are embedded and nothing is searched.
         output: an embedding is what the host returns, such as CLIP's projection; else what goes
             into its classifier, where it has one.
         ks: of recall@k.
@@ -239,7 +250,8 @@ def drift(
     if len(found) < 2:
         raise ConfigError("expected a configuration that prunes, got none: keep below 1")
     weight = next(host.parameters())
-    keys, configuration = describe(host, name, prepare, found)
+    provenance = provenance_of(weights, [contender.model for contender in found])
+    keys, configuration = describe(host, name, prepare, found, provenance)
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= {"embedding": "output" if output else "classifier input"}
     configuration |= identify(data, plan)
@@ -260,7 +272,8 @@ def drift(
 
         def finish() -> Drift:
             names = {key: one.name for key, one in zip(keys, found, strict=True)}
-            figures = _figures(folder, names, ks, queries, weight.device)
+            asked = 0 if provenance.random else queries
+            figures = _figures(folder, names, ks, asked, weight.device)
             report = Drift(
                 folder=str(folder.path),
                 **figures,
@@ -270,6 +283,7 @@ def drift(
                 note=data.note,
                 configuration=configuration,
                 environment=environment(weight.device),
+                provenance=provenance,
             )
             write_json(folder.path / SUMMARY, report.to_dict())
             return report
@@ -290,9 +304,14 @@ def _check(ks: Sequence[int], queries: int, target: float) -> list[int]:
 def _figures(
     folder: Folder, names: dict[str, str], ks: Sequence[int], queries: int, device: torch.device
 ) -> dict[str, Any]:
-    """The figures of a finished run: fingerprint -> name in, the dense host first."""
+    """The figures of a finished run: fingerprint -> name in, the dense host first.
+
+    Without queries only how much there is.
+    """
     with tempfile.TemporaryDirectory(prefix=PASSING, dir=folder.path) as place:
         dense, *others = _arrays(folder, list(names), Path(place))
+        if not queries:
+            return {"images": len(dense), "queries": 0, "width": dense.shape[1], "columns": []}
         _check_count(dense, ks, folder)
         asked = torch.tensor(spread(queries, len(dense)))
         truth = [_search(dense, dense, rows, max(ks), device) for rows in asked.split(_CHUNK)]

@@ -11,7 +11,13 @@ from papr.config import PruneConfig
 from papr.environment import environment, versions
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask
-from papr.evaluate.contenders import Contender, contenders, fingerprint, weights_digest
+from papr.evaluate.contenders import (
+    Contender,
+    contenders,
+    fingerprint,
+    provenance_of,
+    weights_digest,
+)
 from papr.evaluate.evaluator import Evaluator
 from papr.evaluate.loading import Prepare, make_plan, usual_batch
 from papr.evaluate.preparing import in_words, libraries, open_for, prepare_for
@@ -31,6 +37,7 @@ from papr.evaluate.summary import Report, read_times, summarise
 from papr.files import write_json
 from papr.hosts.inputs import pixel_shape
 from papr.measure import count_macs
+from papr.provenance import GIVEN, KEY, Provenance, Weights
 
 
 def evaluate(
@@ -40,6 +47,7 @@ def evaluate(
     out: str | Path | None = None,
     *,
     name: str = "",
+    weights: Weights = GIVEN,
     rivals: Sequence[Contender] = (),
     prepare: Prepare | None = None,
     batch: int | None = None,
@@ -61,6 +69,8 @@ def evaluate(
             configuration, so that the same call finds it again.
         name: what the host was made by: a timm model, or a folder or hub name of transformers. It
             is what finds the host's own preprocessing.
+        weights: where the host's come from, which every file says; with random ones, or a random
+            proposal, agreement, cosine and accuracy would mean nothing and stay blank.
         rivals: further contenders, such as baselines.
         prepare: decodes a sample, and says how in its `described` or its repr; None for what the
             host's own library does.
@@ -81,18 +91,22 @@ def evaluate(
     if not isinstance(data, Source):
         data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
-    found = [*contenders(host, configs, *statistics_of(prepare)), *rivals]
+    found = contenders(host, configs, *statistics_of(prepare))
+    provenance = provenance_of(weights, [contender.model for contender in found])
+    found += rivals
     weight = next(host.parameters())
-    keys, configuration = describe(host, name, prepare, found)
+    keys, configuration = describe(host, name, prepare, found, provenance)
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= identify(data, plan)
+    if provenance.random:
+        configuration["judged"] = False
     folder = folder or Folder(default_folder("papr-eval", configuration))
     with joined() as ranks, claimed(folder, configuration, ranks):
         run(
             folder,
             data,
             prepare,
-            Evaluator(found, keys, weight.device, weight.dtype),
+            Evaluator(found, keys, weight.device, weight.dtype, judged=not provenance.random),
             plan,
             workers=workers,
             ranks=ranks,
@@ -101,7 +115,7 @@ def evaluate(
         )
 
         def finish() -> Report:
-            report = _report(folder, data, host, found, keys)
+            report = _report(folder, data, host, found, keys, provenance)
             write_json(folder.path / SUMMARY, report.to_dict())
             return report
 
@@ -109,7 +123,11 @@ def evaluate(
 
 
 def describe(
-    host: nn.Module, name: str, prepare: Prepare, found: Sequence[Contender]
+    host: nn.Module,
+    name: str,
+    prepare: Prepare,
+    found: Sequence[Contender],
+    provenance: Provenance,
 ) -> tuple[list[str], dict[str, Any]]:
     """The fingerprint of each contender, and plain data that says what is run.
 
@@ -130,13 +148,19 @@ def describe(
         "contenders": [
             {"configuration": key, "name": contender.name, **contender.facts}
             for key, contender in zip(keys, found, strict=True)
-        ]
+        ],
+        KEY: provenance.to_dict(),
     }
     return keys, configuration
 
 
 def _report(
-    folder: Folder, data: Source, host: nn.Module, found: Sequence[Contender], keys: Sequence[str]
+    folder: Folder,
+    data: Source,
+    host: nn.Module,
+    found: Sequence[Contender],
+    keys: Sequence[str],
+    provenance: Provenance,
 ) -> Report:
     weight = next(host.parameters())
     shape = pixel_shape(host)
@@ -165,6 +189,7 @@ def _report(
         configuration,
         environment(weight.device),
         "video" if len(shape) == 4 else "image",
+        provenance,
     )
 
 

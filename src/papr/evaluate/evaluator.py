@@ -41,13 +41,17 @@ class Evaluator:
     configuration the contender's fingerprint; top5 class indices, the likeliest first; kept the
     share of patches, 0 to 1; agrees whether the top-1 is the dense host's; cosine of the embedding
     with the dense host's; output the number that a host of one output answers. top5 and agrees are
-    null where the host does not classify, output where it answers several numbers.
+    null where the host does not classify, output where it answers several numbers; agrees, cosine
+    and output where weights are random.
 
     Attributes:
         contenders: the dense host first.
         keys: their fingerprints.
         device: where they are.
         dtype: what pixels they take.
+
+    Args:
+        judged: whether answers are compared with the dense host's.
     """
 
     schema = SCHEMA
@@ -58,9 +62,11 @@ class Evaluator:
         keys: Sequence[str],
         device: torch.device,
         dtype: torch.dtype,
+        judged: bool = True,
     ) -> None:
         self.contenders, self.keys = list(contenders), list(keys)
         self.device, self.dtype = device, dtype
+        self._judged = judged
         self._head = classifier_path(contenders[0].model)
         self._seconds: dict[str, list[float]] = {key: [] for key in keys}
         self._images: list[int] = []
@@ -95,9 +101,11 @@ class Evaluator:
             top5 = None if found.scores is None else top_classes(found.scores).tolist()
             if dense is None:
                 dense, best = found, top5 and [row[0] for row in top5]
-            near = cosines(found.embeddings, dense.embeddings)
-            outputs = None if found.outputs is None else found.outputs.tolist()
-            tables.append(_rows(batch, key, top5, best, kept, near, outputs))
+            near, outputs, judge = None, None, None
+            if self._judged:
+                judge, near = best, cosines(found.embeddings, dense.embeddings)
+                outputs = None if found.outputs is None else found.outputs.tolist()
+            tables.append(_rows(batch, key, top5, judge, kept, near, outputs))
         return tables
 
     def times(self) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def _rows(
     cosine: list[float] | None,
     outputs: list[float] | None,
 ) -> pa.Table:
-    """One contender's rows; `best` are the dense host's classes. No classes: nulls."""
+    """One contender's rows; `best` are the dense host's classes. Where there is none: nulls."""
     count = len(batch.ids)
     nothing = [None] * count
     agrees: list[bool] | list[None] = nothing
@@ -155,7 +163,7 @@ def _rows(
         batch.ids,
         batch.labels,
         [key] * count,
-        top5 if best is not None and top5 is not None else nothing,
+        nothing if top5 is None else top5,
         kept,
         agrees,
         nothing if cosine is None else cosine,

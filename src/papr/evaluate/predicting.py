@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from papr.environment import environment
 from papr.errors import ConfigError
+from papr.evaluate.answers import class_count
 from papr.evaluate.loading import Batch, Plan, Skipped, make_plan, usual_batch
 from papr.evaluate.predictor import Predictor
 from papr.evaluate.preparing import open_for
@@ -19,6 +20,8 @@ from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, folder_of, ident
 from papr.evaluate.sources import Source
 from papr.evaluate.summary import plain
 from papr.files import write_json
+from papr.graft import states
+from papr.provenance import Provenance
 
 ENGINES = ("local", "ray")
 
@@ -37,6 +40,8 @@ class Prediction:
         done: samples of these that this session answered or named.
         configuration: what was run on what.
         environment: versions and device of the process that was called.
+        provenance: where weights come from.
+        nulls: why labels or answers are null, a sentence each.
     """
 
     out: str
@@ -48,6 +53,14 @@ class Prediction:
     done: int
     configuration: dict[str, Any]
     environment: dict[str, Any]
+    provenance: Provenance = field(default_factory=Provenance)
+    nulls: Sequence[str] = ()
+
+    @property
+    def warning(self) -> str:
+        """That answers mean nothing, in a sentence; empty where they do."""
+        whose = ", ".join(self.provenance.random)
+        return f"Random weights ({whose}): the answers mean nothing." if whose else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -140,13 +153,34 @@ def predict(
     seconds = time.perf_counter() - start
     place = environment(loaded.device)
     prediction = Prediction(
-        str(out), samples, skipped, data.ignored, data.note, seconds, done, whole, place
+        str(out),
+        samples,
+        skipped,
+        data.ignored,
+        data.note,
+        seconds,
+        done,
+        whole,
+        place,
+        loaded.provenance,
+        _nulls(predictor, data),
     )
     if engine == "ray":
         Store(str(out)).note(SUMMARY, prediction.to_dict())
     elif os.environ.get("RANK", "0") == "0":
         write_json(Path(out) / SUMMARY, prediction.to_dict())
     return prediction
+
+
+def _nulls(predictor: Predictor, data: Source) -> list[str]:
+    """Why whole columns are null, as far as that is known before samples are read."""
+    found = [data.note] if data.note else []
+    loaded = predictor.load()
+    if "labels" in predictor.outputs and not class_count(loaded.host):
+        found.append("predicted, top5 and score are null: the host has no classifier")
+    if "masks" in predictor.outputs and all(state.dense for state in states(loaded.host)):
+        found.append("mask and grid are null: no patch is pruned")
+    return found
 
 
 def _run_local(

@@ -14,7 +14,14 @@ from papr.config import PruneConfig
 from papr.environment import pick_device, versions
 from papr.errors import ConfigError
 from papr.evaluate.answers import ask, classifier_path
-from papr.evaluate.contenders import check_streamless, facts_of, traced, weights_digest
+from papr.evaluate.contenders import (
+    check_streamless,
+    facts_of,
+    provenance_of,
+    traced,
+    weights_digest,
+    with_loaded,
+)
 from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Batch, Part, Prepare, Skipped, make_batch
 from papr.evaluate.preparing import in_words, libraries, prepare_for
@@ -22,6 +29,7 @@ from papr.evaluate.sources import Item, readable
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
 from papr.hub import create_host
+from papr.provenance import GIVEN, KEY, Provenance
 from papr.pruning import prune, selection
 
 OUTPUTS = ("labels", "embeddings", "masks")
@@ -50,8 +58,9 @@ _CONTENT = ("bytes", "path", "pixels", "error")
 
 class _Loaded(NamedTuple):
     host: nn.Module
-    weights: str  # what its weights are, in one word
-    digest: str  # of these weights
+    provenance: Provenance  # where its weights and the proposal's come from
+    digest: str  # of its weights
+    config: PruneConfig | None  # how it is pruned, with the proposal that was loaded
     prepare: Prepare
     head: str | None
     device: torch.device
@@ -97,6 +106,7 @@ class Predictor:
         outputs: among "labels", "embeddings", "masks"; columns of the others are left out.
         checkpoint: see `create_host`.
         num_classes: likewise.
+        random_weights: likewise; of the proposal give `Proposal(name, pretrained=False)`.
         prepare: decodes a sample, and says how in its `described` or its repr; None for what the
             host's own library does.
         views: of a video, where nothing else prepares it; see `prepare_for`.
@@ -118,6 +128,7 @@ class Predictor:
         outputs: Sequence[str] = OUTPUTS,
         checkpoint: Path | None = None,
         num_classes: int | None = None,
+        random_weights: bool = False,
         prepare: Prepare | None = None,
         views: str = "videomae",
         table: bool = False,
@@ -133,6 +144,7 @@ class Predictor:
         self.model, self.config, self.device, self.dtype = model, _pruning(config), device, dtype
         self.outputs = tuple(name for name in OUTPUTS if name in outputs)
         self.checkpoint, self.num_classes = checkpoint, num_classes
+        self.random_weights = random_weights
         self.prepare, self.views, self.table = prepare, views, table
         self._loaded: _Loaded | None = None
 
@@ -172,20 +184,24 @@ class Predictor:
     def _make(self) -> _Loaded:
         device, dtype = pick_device(self.device), getattr(torch, self.dtype)
         if isinstance(self.model, str):
-            host, weights = create_host(self.model, self.checkpoint, self.num_classes)
+            asked = self.checkpoint, self.num_classes, self.random_weights
+            host, weights = create_host(self.model, *asked)
         else:
-            host, weights = self.model().eval(), "given"
+            host, weights = self.model().eval(), GIVEN
         host = host.to(device=device, dtype=dtype)
         prepare = self.prepare or prepare_for(host, self.name, self.views)
         head, axes, digest = classifier_path(host), len(pixel_shape(host)), weights_digest(host)
-        if self.config is not None:
-            config, mean = self.config, getattr(prepare, "mean", None)
+        config = None if self.config is None else with_loaded(self.config)
+        if config is not None:
+            mean = getattr(prepare, "mean", None)
+            told = config
             if config.mean is None and mean is not None:
-                config = replace(config, mean=mean, std=prepare.std)  # type: ignore[attr-defined]
-            host = prune(host, config)
+                told = replace(config, mean=mean, std=prepare.std)  # type: ignore[attr-defined]
+            host = prune(host, told)
         elif not all(state.config.trace for state in states(host)):  # masks are asked for
             host = prune(host, traced(states(host)[0].config))
-        return _Loaded(host, weights, digest, prepare, head, device, dtype, axes)
+        provenance = provenance_of(weights, [host])
+        return _Loaded(host, provenance, digest, config, prepare, head, device, dtype, axes)
 
     def facts(self) -> dict[str, Any]:
         """Plain data: all that its rows depend on but the device."""
@@ -194,10 +210,11 @@ class Predictor:
             "model": self.name,
             "weights": loaded.digest,
             "dtype": self.dtype,
-            "pruning": None if self.config is None else facts_of(self.config),
+            "pruning": None if loaded.config is None else facts_of(loaded.config),
             "outputs": list(self.outputs),
             "prepare": in_words(loaded.prepare),
             "versions": versions(*libraries(loaded.host, loaded.prepare)),
+            KEY: loaded.provenance.to_dict(),
         }
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:

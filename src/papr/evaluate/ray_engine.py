@@ -21,6 +21,7 @@ from papr.errors import ConfigError, PaprError
 from papr.evaluate.loading import Batch, Part, Plan, Prepare, Skipped, make_batch
 from papr.evaluate.objects import Objects
 from papr.evaluate.predictor import Predictor
+from papr.evaluate.runs import provenance_metadata
 from papr.evaluate.sources import (
     Chosen,
     DataError,
@@ -124,7 +125,8 @@ def _predict(
         num_cpus=1,
         num_gpus=gpus,
     )
-    data.write_datasink(_sink(store, predictor.schema))
+    schema = predictor.schema.with_metadata(provenance_metadata(predictor.facts()))
+    data.write_datasink(_sink(store, schema))
 
 
 def _actors(predictor: Predictor, actors: int | None) -> tuple[int, int]:

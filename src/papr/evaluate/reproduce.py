@@ -25,7 +25,8 @@ from papr.evaluate.sources import take
 from papr.evaluate.summary import Report, Result
 from papr.hosts.inputs import pixel_shape
 from papr.measure import Macs, count_macs
-from papr.proposals import Proposal, clip_nets
+from papr.proposals import Proposal, as_proposal, clip_nets
+from papr.provenance import ASKED, FLAG, RANDOM, Weights
 from papr.pruning import prune, unprune
 
 #: How the data must lie, by `Recipe.data`.
@@ -128,7 +129,7 @@ class _Readable(TorchFunctionMode):
 
 def _make(host: HostWeights) -> nn.Module:
     if host.counted in hub.VIDEO_HOSTS:
-        return hub.create_video(host.counted)[0]
+        return hub.create_video(host.counted, random_weights=True)[0]
     return hub.create(host.name, pretrained=False, **host.arguments).eval()
 
 
@@ -246,13 +247,13 @@ class Ran:
 
     Attributes:
         host: which.
-        weights: "pretrained", "checkpoint" or "random".
+        weights: where they come from.
         rows: its rows, the dense host's first.
         report: of the evaluation; its results are in the order of the rows.
     """
 
     host: HostWeights
-    weights: str
+    weights: Weights
     rows: list[Row]
     report: Report
 
@@ -263,35 +264,33 @@ class Ran:
 
 
 def create_host(
-    host: HostWeights, checkpoint: Path | None = None, random: bool = False
-) -> tuple[nn.Module, str]:
-    """A host with its weights, in eval mode, and what they are: see `Ran`.
+    host: HostWeights, checkpoint: Path | None = None, random_weights: bool = False
+) -> tuple[nn.Module, Weights]:
+    """A host with its weights, in eval mode, and where they come from.
 
     Args:
         host: of a recipe.
         checkpoint: a file of its weights.
-        random: take random weights where there are none: the path works, accuracy means nothing.
+        random_weights: take random ones where there is no checkpoint: the path works, accuracy
+            means nothing.
 
     Raises:
         ConfigError: its weights cannot be had, or do not fit.
     """
+    if checkpoint is None and random_weights:
+        return _random_host(host, torch.device("cpu")), Weights(RANDOM, host.name, why=ASKED)
     try:
         if checkpoint is not None:
             _check_timm(host)
-            given = {**host.arguments, "checkpoint_path": str(checkpoint)}
-            return hub.create(host.name, pretrained=False, **given).eval(), "checkpoint"
-        if "/" in host.name:
-            return hub.create_video(host.name)[0], "pretrained"
-        if not host.file:
-            return hub.create(host.name, pretrained=True, **host.arguments).eval(), "pretrained"
-        raise ConfigError(f"--checkpoint {host.counted}=FILE is missing")
+        elif "/" in host.name:
+            return hub.create_video(host.name)
+        elif host.file:
+            raise ConfigError(f"--checkpoint {host.counted}=FILE is missing")
+        return hub.create_classifier(host.name, checkpoint, **host.arguments)
     except Exception as error:  # whatever the hub's HTTP stack of the day raises
-        if random and checkpoint is None:
-            return _random_host(host, torch.device("cpu")), "random"
-        need = _host_need(host, None)
-        raise ConfigError(
-            f"cannot have the {need.what}: {one_line(error)}; {need.detail}"
-        ) from error
+        need, why = _host_need(host, None), one_line(error)
+        way = "" if FLAG in why else f"; or {FLAG}"
+        raise ConfigError(f"cannot have the {need.what}: {why}; {need.detail}{way}") from error
 
 
 def _check_timm(host: HostWeights) -> None:
@@ -309,7 +308,7 @@ def run_host(
     out: Path | None = None,
     *,
     checkpoint: Path | None = None,
-    random: bool = False,
+    random_weights: bool = False,
     proposal: str | None = None,
     limit: int | None = None,
     device: torch.device | str = "cpu",
@@ -329,7 +328,7 @@ def run_host(
         data: what `papr.evaluate.open_source` takes, or what `papr.evaluate.finding.find` found.
         out: folder of the run; see `papr.evaluate.evaluate`.
         checkpoint: see `create_host`.
-        random: likewise.
+        random_weights: likewise; a proposal that would be downloaded is random too.
         proposal: who looks instead of the paper's.
         limit: how many samples, evenly spread; None for all.
         device: where to run.
@@ -342,7 +341,9 @@ def run_host(
         DataError: nothing that can be read is in `data`.
         ProposalError: the proposal's weights cannot be had.
     """
-    model, weights = create_host(host, checkpoint, random)
+    model, weights = create_host(host, checkpoint, random_weights)
+    who = as_proposal(proposal or recipe.proposal, random_weights)
+    looks = who if who.weights.random else proposal
     model = model.to(device)
     source = open_for(model, data)
     source = source if limit is None else take(source, limit)
@@ -351,9 +352,10 @@ def run_host(
     report = evaluate(
         model,
         source,
-        [recipe.configuration(row, proposal) for row in rows[1:]],
+        [recipe.configuration(row, looks) for row in rows[1:]],
         out,
         name=host.name,
+        weights=weights,
         prepare=prepare,
         batch=batch,
         workers=workers,

@@ -36,9 +36,10 @@ from papr.evaluate.locks import locked
 from papr.evaluate.ranks import Ranks
 from papr.evaluate.sources import Source, readable
 from papr.files import atomic, check_folder, make_output, short, sync, write_json
+from papr.provenance import KEY
 from papr.walking import CONFIGURATION, ROWS
 
-_META = b"papr"
+_META, _PROVENANCE = b"papr", KEY.encode()
 _PART = re.compile(r"([0-9]+)-([0-9]+)")
 #: Samples done since the last call, and how many there are to do, or None.
 Watch = Callable[[int, int | None], object]
@@ -171,11 +172,15 @@ class Folder:
                 yield pq.read_table(file)
 
     def write(self, part: Part, rows: pa.Table, skipped: list[Skipped], ends: bool) -> None:
-        """A part's rows, whole or not at all, and on the disk when this returns."""
-        meta = json.dumps({"skipped": skipped, "ends": ends}).encode()
+        """A part's rows, whole or not at all, and on the disk when this returns.
+
+        With them stands what weights they are of.
+        """
+        meta = {_META: json.dumps({"skipped": skipped, "ends": ends}).encode()}
+        meta |= provenance_metadata(self.configuration() or {})
         with atomic(self.rows / f"{part.name}.parquet") as temporary:
             with temporary.open("wb") as file:
-                pq.write_table(rows.replace_schema_metadata({_META: meta}), file)
+                pq.write_table(rows.replace_schema_metadata(meta), file)
             sync(temporary)
         sync(self.rows)
 
@@ -231,6 +236,17 @@ def _meta(path: Path) -> dict[str, Any]:
     return {"skipped": found["skipped"], "ends": found["ends"]}
 
 
+def provenance_metadata(configuration: dict[str, Any]) -> dict[bytes, bytes]:
+    """What a run's configuration says of weights, as metadata of Parquet."""
+    said = configuration.get(KEY)
+    return {} if said is None else {_PROVENANCE: json.dumps(said).encode()}
+
+
+def identity(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What tells a run from others: where a file of weights lies is said, and changes no answer."""
+    return {name: value for name, value in configuration.items() if name != KEY}
+
+
 def differences(old: Any, new: Any, name: str = "", now: str = "now") -> list[str]:
     """What differs between two configurations, one line each: "name: old, now new"."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -263,7 +279,7 @@ def check_claim(
                 f"expected an empty folder or one of a run, {out} has rows and no {CONFIGURATION}"
             )
         return True
-    configuration = json.loads(json.dumps(configuration))
+    found, configuration = identity(found), identity(json.loads(json.dumps(configuration)))
     if found != configuration:
         raise ConfigError(
             f"expected an output folder without rows of another configuration, {out} has some: "
@@ -298,7 +314,7 @@ def folder_of(out: str | Path) -> Folder:
 
 def default_folder(root: str, configuration: dict[str, Any]) -> Path:
     """A folder below `root` that only runs of this configuration have."""
-    text = json.dumps(configuration, sort_keys=True).encode()
+    text = json.dumps(identity(configuration), sort_keys=True).encode()
     name = re.sub(r"[^\w.-]+", "_", Path(str(configuration["model"])).name)
     return Path(root) / f"{short(name)}-{hashlib.sha256(text).hexdigest()[:8]}"
 
@@ -317,7 +333,7 @@ def claimed(folder: Folder, configuration: dict[str, Any], ranks: Ranks) -> Iter
         ConfigError: the processes do not have one configuration (a download failed in one of them,
             or they see other files), the folder has rows of another, or another run holds it.
     """
-    first, *others = ranks.gather(json.loads(json.dumps(configuration)))
+    first, *others = ranks.gather(json.loads(json.dumps(identity(configuration))))
     for rank, other in enumerate(others, 1):
         if other != first:
             unlike = "; ".join(differences(first, other, now=f"in process {rank}"))

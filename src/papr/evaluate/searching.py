@@ -132,9 +132,11 @@ class Search:
         clock: Clock,
         watch: Callable[[Trial], object] | None,
         statistics: tuple[Any, Any] = (None, None),
+        judged: bool = True,
     ) -> None:
         self.dense, self.half, self.goal, self.clock = dense, half, goal, clock
         self.watch = watch or (lambda trial: None)
+        self.judged = judged  # whether answers mean anything
         self.statistics = statistics  # what pixels are normalised with
         self.trials: dict[str, Trial] = {}  # by what tells configurations apart
 
@@ -149,6 +151,8 @@ class Search:
         if not found:  # the nearest miss
             rank = self._quality if self.goal.kind != SPEEDUP else self._speed
             found = [max(self.trials.values(), key=rank)]
+        if not self.judged:  # the more is kept, the nearer, as a rule
+            return max(found, key=lambda t: (t.config.keep, *self._speed(t))), met
         if self.goal.kind == SPEEDUP:
             found = [self._judged(trial) for trial in found]
             return max(found, key=lambda t: (*self._quality(t), *self._speed(t))), met

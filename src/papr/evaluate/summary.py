@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from papr.evaluate.loading import Skipped
 from papr.evaluate.runs import Folder
 from papr.measure import Difference, quartiles
+from papr.provenance import KEY, Provenance
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Result:
             host of five classes or fewer.
         agreement: share of samples with the dense host's top-1; None where it does not classify.
         cosine: mean cosine between the embedding and the dense host's, -1 to 1; None where it is
-            one number.
+            one number, and, as all these, where random weights make it mean nothing.
         difference: of a host of one output, the mean distance from the dense host's, in standard
             deviations of the latter over the samples; None of other hosts.
         gmacs_host: GMACs of one sample's view in the host.
@@ -229,6 +230,7 @@ class Report:
         environment: versions and device.
         unit: what a sample is, "image" or "video". Time is of a whole video, with all its views;
             GMACs are of one view.
+        provenance: where weights come from.
     """
 
     folder: str
@@ -241,6 +243,12 @@ class Report:
     configuration: dict[str, Any]
     environment: dict[str, Any]
     unit: str = "image"
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def blank(self) -> str:
+        """Why agreement, cosine and accuracy are blank, in a sentence; empty where they are not."""
+        return self.provenance.blank("agreement, cosine and accuracy")
 
     @property
     def gmacs_of(self) -> str:
@@ -256,7 +264,8 @@ def plain(found: Any) -> dict[str, Any]:
     """What a run found as plain data; samples left out by name, whatever sequence they came in.
 
     Args:
-        found: a dataclass with `skipped` and `ignored`.
+        found: a dataclass with `skipped`, `ignored` and `provenance`.
     """
     skipped = [sample._asdict() for sample in found.skipped]
-    return asdict(found) | {"skipped": skipped, "ignored": list(found.ignored)}
+    listed = {"skipped": skipped, "ignored": list(found.ignored)}
+    return asdict(found) | listed | {KEY: found.provenance.to_dict()}

@@ -26,6 +26,8 @@ from papr.hosts.inputs import pixel_shape
 from papr.later import Merge
 from papr.measure import pareto
 from papr.plots import Line, Panel, Spot, draw_html, draw_png
+from papr.proposals import as_proposal
+from papr.provenance import GIVEN, KEY, Weights
 from papr.pruning import prune, unprune, unwrap
 from papr.twins import twin
 from papr.walking import PLOT, TABLE
@@ -41,6 +43,7 @@ QUALITIES = {
     "agreement": "agreement with the dense host, %",
     "cosine": "cosine of embeddings with the dense host's",
 }
+_SPEED = "times as fast as dense, measured"
 #: What is swept unless told otherwise: 28 ways to run a plain ViT, which cost about 17 dense passes
 #: over the data.
 KEEPS, RS, TOME_RS = (0.7, 0.5, 0.3), (0, 8), (4, 8, 16)
@@ -85,13 +88,14 @@ class Sweep:
     Attributes:
         points: the dense host first, then family by family.
         quality: what the plots show upwards: "top1" of labelled images, otherwise "agreement", or
-            "cosine" where the host does not classify.
+            "cosine" where the host does not classify; None where weights are random, and the
+            speed-up is plotted.
         missing: name -> why this host cannot have that baseline.
         report: of `evaluate`.
     """
 
     points: list[Point]
-    quality: str
+    quality: str | None
     missing: dict[str, str]
     report: Report
 
@@ -103,6 +107,7 @@ class Sweep:
             "missing": self.missing,
             "environment": self.report.environment,
             "configuration": self.report.configuration,
+            KEY: self.report.provenance.to_dict(),
         }
 
     def write(self, folder: str | Path, note: str = "", html: bool = True) -> list[Path]:
@@ -119,18 +124,23 @@ class Sweep:
             What was written.
         """
         folder = Path(folder)
-        written = [folder / TABLE, folder / "sweep.csv", folder / PLOT]
+        written, panels = [folder / TABLE, folder / "sweep.csv"], self.panels()
         write_json(written[0], self.to_dict())
         write_text(written[1], self._csv())
-        draw_png(written[2], self.panels(), note)
-        if html:
-            written.append(folder / "sweep.html")
-            draw_html(written[3], self.panels(), note)
+        for name, draw in {PLOT: draw_png, "sweep.html": draw_html}.items():
+            if panels and (html or name == PLOT):
+                written.append(folder / name)
+                draw(written[-1], panels, note)
         return written
 
     def panels(self) -> list[Panel]:
-        """The plots: quality against arithmetic, and against time where it was measured."""
+        """The plots: quality against arithmetic, and against time where it was measured.
+
+        With random weights the measured speed-up against arithmetic; none where it was not.
+        """
         timed = all(point.result.ms_per_image is not None for point in self.points)
+        if self.quality is None:
+            return [self._panel("gmacs")] if timed else []
         costs = ["gmacs", "ms_per_image"] if timed else ["gmacs"]
         return [self._panel(cost) for cost in costs]
 
@@ -144,27 +154,35 @@ class Sweep:
         macs, about = "MMACs" if small else "GMACs", self.report
         return Panel(
             COSTS[cost].format(macs=macs, view=about.gmacs_of, unit=about.unit),
-            QUALITIES[self.quality],
+            _SPEED if self.quality is None else QUALITIES[self.quality],
             [Line(family, sorted(spots, key=lambda s: s.x)) for family, spots in lines.items()],
             front,
         )
 
     def _spot(self, point: Point, cost: str, small: bool) -> Spot:
-        result, scale = point.result, 1 if self.quality == "cosine" else 100
+        result = point.result
         between = result.ms_per_image if cost == "ms_per_image" else None
         label = f"{point.keep:g}" if point.keep < 1 else ""
         speed = f"<br>{result.speedup[0]:.2f} times as fast" if result.speedup else ""
         return Spot(
             cost_of(result, cost) * (1000 if small else 1),
-            scale * quality_of(result, self.quality),
+            self._height(result),
             label,
             f"{result.name}<br>{result.gmacs:.2f} GMACs{speed}",
             None if between is None else between[1:],
         )
 
+    def _height(self, result: Result) -> float:
+        """What is drawn upwards."""
+        if self.quality is None:
+            assert result.speedup is not None
+            return result.speedup[0]
+        return (1 if self.quality == "cosine" else 100) * quality_of(result, self.quality)
+
     def _csv(self) -> str:
         text = io.StringIO()
-        rows = [_flat(point) for point in self.points]
+        about = str(self.report.provenance)
+        rows = [_flat(point) | {KEY: about} for point in self.points]
         table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
@@ -236,6 +254,7 @@ def sweep(
     tome_rs: Sequence[int] = TOME_RS,
     quality: str | None = None,
     name: str = "",
+    weights: Weights = GIVEN,
     prepare: Prepare | None = None,
     batch: int | None = None,
     part: int | None = None,
@@ -258,8 +277,10 @@ def sweep(
         out: folder of the run; None as of `evaluate`. `Sweep.write` puts the plots anywhere.
         baselines: whether to run them.
         tome_rs: tokens that ToMe alone merges in every block, with the baselines.
-        quality: "top1", "agreement" or "cosine"; None for the first of them that there is.
+        quality: "top1", "agreement" or "cosine"; None for the first of them that there is, which is
+            none with random weights.
         name: as in `evaluate`, and so the rest.
+        weights: see there.
         prepare: see there.
         batch: see there.
         part: see there.
@@ -275,6 +296,9 @@ def sweep(
         raise ConfigError(f"expected quality among {', '.join(QUALITIES)}, got {quality!r}")
     if configs is None:
         configs = grid(rs=RS if can_merge(host) else (0,))
+    looked = [as_proposal(config.proposal).weights for config in configs]
+    if quality is not None and any(one.random for one in (weights, *looked)):
+        raise ConfigError(f"expected no quality with random weights, got {quality!r}")
     if not configs or any(config.keep == 1 for config in configs):
         raise ConfigError("expected configurations with keep below 1, ToMe alone is a baseline")
     prepare = prepare or prepare_for(host, name)
@@ -288,6 +312,7 @@ def sweep(
         configs,
         out,
         name=name,
+        weights=weights,
         rivals=rivals,
         prepare=prepare,
         batch=batch,
@@ -331,13 +356,14 @@ def _with_fronts(
     report: Report, ways: dict[str, _Way], quality: str | None, missing: dict[str, str]
 ) -> Sweep:
     results = report.results
-    if quality is None:
+    if quality is None and not report.blank:
         quality = next((q for q in QUALITIES if getattr(results[0], q) is not None), "cosine")
-    if getattr(results[0], quality) is None:
+    if quality is not None and getattr(results[0], quality) is None:
         raise ConfigError(f"expected a quality that the samples and the host have, got {quality!r}")
     fronts = {}
-    for cost in COSTS:
+    for cost in COSTS if quality is not None else ():
         if cost == "gmacs" or all(result.ms_per_image for result in results):
+            assert quality is not None
             spots = [(cost_of(r, cost), quality_of(r, quality)) for r in results]
             fronts[cost] = set(pareto(spots))
     points = []

@@ -1,7 +1,7 @@
 """Find a configuration that is near enough, or fast enough, on the user's own unlabelled images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist, pvariance
@@ -12,7 +12,7 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.contenders import DENSE, check_streamless, facts_of, names
+from papr.evaluate.contenders import DENSE, check_streamless, facts_of, names, provenance_of
 from papr.evaluate.evaluation import statistics_of
 from papr.evaluate.judging import Held, Quality, halves
 from papr.evaluate.loading import Prepare, Skipped, usual_batch
@@ -23,6 +23,8 @@ from papr.evaluate.sweep import RS, can_merge, grid
 from papr.hosts import find_plan
 from papr.later import Merge
 from papr.measure import count_macs
+from papr.proposals import as_proposal
+from papr.provenance import GIVEN, KEY, Provenance, Weights
 from papr.pruning import unprune, unwrap
 from papr.twins import twin
 
@@ -43,8 +45,9 @@ class Tuned:
         state: "reached", "not refuted" or "not reached"; see `tune`.
         verdict: that in words, and why.
         config: what `papr.prune` takes.
-        tuning: its quality on the half it was chosen on: too good, if anything.
-        held_out: its quality on the other half, which chose nothing.
+        tuning: its quality on the half it was chosen on: too good, if anything. None where weights
+            are random.
+        held_out: its quality on the other half, which chose nothing; likewise.
         speedup: over the dense host, measured anew, (median, lower, upper quartile).
         ms_per_image: of `config`, likewise.
         ms_per_image_dense: of the dense host in the same turns.
@@ -54,6 +57,7 @@ class Tuned:
         trials: everything that was tried.
         skipped: samples that could not be read.
         environment: versions and device.
+        provenance: where weights come from.
     """
 
     kind: str
@@ -62,8 +66,8 @@ class Tuned:
     state: str
     verdict: str
     config: PruneConfig
-    tuning: Quality
-    held_out: Quality
+    tuning: Quality | None
+    held_out: Quality | None
     speedup: Ratio
     ms_per_image: Ratio
     ms_per_image_dense: Ratio
@@ -73,6 +77,12 @@ class Tuned:
     trials: list[Trial]
     skipped: list[Skipped]
     environment: dict[str, Any]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def blank(self) -> str:
+        """Why agreement and cosine are blank, in a sentence; empty where they are not."""
+        return self.provenance.blank("agreement and cosine")
 
     @property
     def reached(self) -> bool:
@@ -98,8 +108,9 @@ class Tuned:
         return plain | {
             "reached": self.reached,
             "config": facts_of(self.config),
-            "tuning": self.tuning.to_dict(),
-            "held_out": self.held_out.to_dict(),
+            "tuning": self.tuning and self.tuning.to_dict(),
+            "held_out": self.held_out and self.held_out.to_dict(),
+            KEY: self.provenance.to_dict(),
             "trials": [trial.to_dict() for trial in self.trials],
             "skipped": [sample._asdict() for sample in self.skipped],
         }
@@ -123,6 +134,7 @@ def tune(
     sure: float = 0.8,
     limit: int = 1000,
     name: str = "",
+    weights: Weights = GIVEN,
     prepare: Prepare | None = None,
     batch: int | None = None,
     workers: int | None = None,
@@ -167,6 +179,8 @@ def tune(
         limit: samples taken, evenly spread over the data, of shards the first. Half of them is in
             memory at a time: 300 MB of 224 px in float32 for 1000.
         name: what the host was made by; see `evaluate`.
+        weights: where the host's come from; with random ones, or a random proposal, only a speed-up
+            can be asked for: the most that is kept at it is chosen.
         prepare: decodes a sample; None for what the host's own library does.
         batch: samples a call, also of those timed; None for 64 on a GPU, 16 elsewhere.
         workers: processes that decode ahead; see `loading.loader`.
@@ -180,6 +194,13 @@ def tune(
         UnsupportedModelError: the host cannot be pruned.
     """
     goal = Goal.read(sure, target_agreement, target_cosine, target_speedup)
+    looked = [as_proposal(config.proposal).weights for config in candidates or ()]
+    judged = not any(one.random for one in (weights, *looked))
+    if not judged and goal.kind != SPEEDUP:
+        raise ConfigError(
+            f"expected a target speed-up with random weights, whose {goal.kind} means nothing, got "
+            f"a target {goal.kind} of {goal.target:g}"
+        )
     if not isinstance(data, Source):
         data = open_for(host, data)
     prepare = prepare or prepare_for(host, name)
@@ -199,13 +220,12 @@ def tune(
     half = load(source=tuning_half)
     goal.check(half)
     clock = clock or partial(timed, rounds=rounds)
-    search = Search(dense, half, goal, clock, watch, statistics_of(prepare))
+    search = Search(dense, half, goal, clock, watch, statistics_of(prepare), judged)
     chosen, met = search.choose(candidates)
-    assert chosen.quality is not None
     skipped = half.skipped
     del half, search.half  # before the other one is decoded
     held = load(source=other_half)
-    return _report(dense, chosen, met, search, held, skipped)
+    return _report(dense, chosen, met, search, held, skipped, weights)
 
 
 def _normalised(
@@ -229,14 +249,15 @@ def _report(
     search: Search,
     held: Held,
     skipped: list[Skipped],
+    weights: Weights,
 ) -> Tuned:
     model, goal = search.model(chosen.config), search.goal
-    held_out = held.quality(model)
+    held_out = held.quality(model) if search.judged else None
     times = search.clock({DENSE: dense, "chosen": model}, held.first)
     batch, one = len(held.first), held.first[:1]
     speedup = times["chosen"].speedup_over(times[DENSE])
     state, verdict = _verdict(goal, met, held_out, speedup)
-    assert chosen.quality is not None
+    looked = [search.model(trial.config) for trial in search.trials.values()]
     return Tuned(
         kind=goal.kind,
         target=goal.target,
@@ -255,14 +276,16 @@ def _report(
         trials=list(search.trials.values()),
         skipped=[*skipped, *held.skipped],
         environment=environment(one.device),
+        provenance=provenance_of(weights, looked),
     )
 
 
-def _verdict(goal: Goal, met: bool, held_out: Quality, speedup: Ratio) -> tuple[str, str]:
+def _verdict(goal: Goal, met: bool, held_out: Quality | None, speedup: Ratio) -> tuple[str, str]:
     """What can be said of the target, and that in words."""
     if goal.kind == SPEEDUP:
         what, (middle, low, high) = "measured anew", speedup
     else:
+        assert held_out is not None
         low, high = held_out.interval(goal.kind)
         what, middle = f"on the held-out half, {goal.kind}", held_out.value(goal.kind)
     figures = f"{what} {middle:.3f} ({low:.3f}-{high:.3f})"
@@ -278,7 +301,7 @@ def _verdict(goal: Goal, met: bool, held_out: Quality, speedup: Ratio) -> tuple[
     if middle >= goal.target:
         return REACHED, f"{figures} meets the target {goal.target:g}, by less than chance may give"
     more = "more rounds"
-    if goal.kind != SPEEDUP:
+    if goal.kind != SPEEDUP and held_out is not None:
         more = f"about {_telling(held_out, goal)} images, half of them held out,"
     near = f"{figures} is below the target {goal.target:g}, by less than chance may take"
     return NOT_REFUTED, f"{near}: {more} would tell"

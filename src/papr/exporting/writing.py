@@ -1,6 +1,7 @@
 """Write a model to one file, and leave it there only if it answers as the model does."""
 
 import contextlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from papr.exporting.plain import Plain, first_line, named_outputs, place, plain
 from papr.files import atomic
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
+from papr.provenance import GIVEN, KEY, NOBODY, Provenance, Weights
 from papr.pruning import selection, unwrap
 
 SUFFIXES = {".onnx": "onnx", ".pt2": "torch"}
@@ -50,6 +52,7 @@ class Exported:
         opset: ONNX operator set; None for "torch".
         keep: fraction of patches kept; 1 for a dense model.
         grid: the patch grid; None for a dense model, and where selections are not traced.
+        provenance: where weights come from, as the file says.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Exported:
     opset: int | None
     keep: float
     grid: tuple[int, ...] | None
+    provenance: Provenance = NOBODY
 
     @property
     def largest_difference(self) -> float:
@@ -75,6 +79,7 @@ def export(
     example: Tensor | int | tuple[int, int] | None = None,
     format: str | None = None,
     watch: Callable[[str], object] | None = None,
+    weights: Weights = GIVEN,
 ) -> Exported:
     """Write a model, pruned or dense, to one file that runs without papr.
 
@@ -91,6 +96,8 @@ def export(
         format: "onnx" (read by ONNX Runtime, OpenVINO and others) or "torch" (`torch.export`);
             None to go by the suffix.
         watch: told in a few words what is done next.
+        weights: where the model's come from, which the file says beside the proposal's: under
+            "provenance" in ONNX's metadata, in provenance.json of torch.export's extra files.
 
     Returns:
         What was written.
@@ -118,16 +125,19 @@ def export(
     images = noise(2, shape, torch.Generator().manual_seed(1)).to(*place(eager))
     names = _try(eager, images)
     grid = _grid(eager)
-    say = watch or (lambda text: None)
+    found_states = states(eager)
+    looked = {state.proposal.name: state.proposal.weights for state in found_states}
+    provenance = Provenance(weights, looked)
+    said, say = json.dumps(provenance.to_dict()), watch or (lambda text: None)
     with _writable(path), atomic(path) as temporary:
         say(f"writing {path}")
-        opset = _WRITERS[format](eager, images, names, temporary)
+        opset = _WRITERS[format](eager, images, names, temporary, said)
         say("reading it again")
         answer = _READERS[format](temporary)
         found = disagreement(eager, answer, shape, say)
         del answer  # some systems move no file that is open
         _check(found)
-    kept = [state.config.keep for state in states(eager)]
+    kept = [state.config.keep for state in found_states]
     return Exported(
         path=path,
         format=format,
@@ -139,6 +149,7 @@ def export(
         opset=opset,
         keep=kept[0] if kept else 1.0,
         grid=grid,
+        provenance=provenance,
     )
 
 
@@ -228,13 +239,15 @@ def _check(found: Mapping[int, float]) -> None:
         )
 
 
-def _write_torch(eager: Plain, images: Tensor, names: tuple[str, ...], path: Path) -> None:
+def _write_torch(
+    eager: Plain, images: Tensor, names: tuple[str, ...], path: Path, said: str
+) -> None:
     with _exporting(eager):
         program = torch.export.export(eager, (images,), dynamic_shapes=_dynamic(), strict=False)
-        torch.export.save(program, path)
+        torch.export.save(program, path, extra_files={f"{KEY}.json": said})
 
 
-def _write_onnx(eager: Plain, images: Tensor, names: tuple[str, ...], path: Path) -> int:
+def _write_onnx(eager: Plain, images: Tensor, names: tuple[str, ...], path: Path, said: str) -> int:
     with _exporting(eager):
         torch.onnx.export(
             eager,
@@ -250,8 +263,11 @@ def _write_onnx(eager: Plain, images: Tensor, names: tuple[str, ...], path: Path
         )
         import onnx
 
+        written = onnx.load(path)
+        written.metadata_props.add(key=KEY, value=said)
+        onnx.save(written, path)
         onnx.checker.check_model(path)
-        sets = onnx.load(path).opset_import
+        sets = written.opset_import
     return next(int(s.version) for s in sets if s.domain in ("", "ai.onnx"))
 
 

@@ -125,11 +125,13 @@ class Checkpoint:
         name: "x3d_s" (X3D-M is the same network), "slowonly_r50" or "slowonly_r101".
         layout: "pytorchvideo" or "mmaction2".
         net: the network with the file's weights, float32, in eval mode.
+        sha256: of the file, as it was read.
     """
 
     name: str
     layout: str
     net: nn.Module
+    sha256: str = ""
 
 
 def _build_x3d(keys: Iterable[str], classes: int, depths: Depths) -> nn.Module:
@@ -160,7 +162,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         ProposalError: the file cannot be read, or is not such a checkpoint.
     """
-    theirs = read(path)
+    theirs, sha256 = read(path)
     family, layout = _recognise(theirs, path)
     net = _empty(theirs, family, layout, path)
     expected = net.state_dict()
@@ -172,7 +174,7 @@ def load(path: Path) -> Checkpoint:
             value = torch.zeros(empty.shape, device="cpu")
         ours[key] = value.reshape(empty.shape).to(empty.dtype).contiguous()
     net.load_state_dict(ours, assign=True)
-    return Checkpoint(family.networks[_depths(expected)], layout, net.eval())
+    return Checkpoint(family.networks[_depths(expected)], layout, net.eval(), sha256)
 
 
 def to_layout(weights: Weights, layout: str) -> Weights:

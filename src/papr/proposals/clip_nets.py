@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from papr import hub
 from papr.ambient import neutral
 from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
-from papr.errors import ProposalError, one_line
+from papr.errors import ProposalError
 from papr.proposals import checkpoints, slowonly, x3d
 from papr.proposals.weight_files import SUFFIXES
+from papr.provenance import ASKED, CHECKPOINT, FLAG, PRETRAINED, RANDOM, Weights
 
 _PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 _MMACTION2 = "https://download.openmmlab.com/mmaction/v1.0/recognition/slowonly"
@@ -58,6 +59,7 @@ class ClipNet:
         side: the shorter side, in pixels, that it looks at by default.
         every_frame: False where one frame of each tubelet is enough (t = T); True where the
             network strides in time and is given all frames (t is about T / 8).
+        weights: where they come from.
         least_frames: the shortest clip it takes.
     """
 
@@ -67,6 +69,7 @@ class ClipNet:
     std: Triple
     side: int
     every_frame: bool
+    weights: Weights
     least_frames: int = 1
 
 
@@ -136,21 +139,24 @@ def load(source: str, pretrained: bool = True) -> ClipNet:
             return _torchvision(source, pretrained)
         if source not in NAMES:
             held = checkpoints.load(Path(source))
-            return _clip_net(held.name, held)
+            return _clip_net(held.name, held, Weights(CHECKPOINT, source, held.sha256))
         if not pretrained:
-            return _clip_net(source, checkpoints.Checkpoint(source, "", _random(source)))
+            made = checkpoints.Checkpoint(source, "", _random(source))
+            return _clip_net(source, made, Weights(RANDOM, source, why=ASKED))
         try:
             path = hub.fetch(_URLS[source])
         except Exception as error:  # whatever the HTTP stack of the day raises
             raise _out_of_reach(source, _URLS[source], error) from error
-        return _clip_net(source, checkpoints.load(path))
+        held = checkpoints.load(path)
+        return _clip_net(source, held, Weights(PRETRAINED, _URLS[source], held.sha256))
 
 
-def _clip_net(name: str, held: checkpoints.Checkpoint) -> ClipNet:
+def _clip_net(name: str, held: checkpoints.Checkpoint, weights: Weights) -> ClipNet:
     # mmaction2 ported X3D from its authors, and trained SlowOnly itself, on ImageNet's statistics
     own = held.layout == "mmaction2" and held.name.startswith("slowonly")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if own else _FACEBOOK
-    return ClipNet(name, held.net, mean, std, _SIDES.get(name, 160), every_frame=False)
+    side = _SIDES.get(name, 160)
+    return ClipNet(name, held.net, mean, std, side, every_frame=False, weights=weights)
 
 
 def _random(name: str) -> nn.Module:
@@ -172,8 +178,9 @@ def _torchvision(name: str, pretrained: bool) -> ClipNet:
     seen = weights.transforms()
     mean, std = ((float(x), float(y), float(z)) for x, y, z in (seen.mean, seen.std))
     adapter = TorchvisionNet(net, _TORCHVISION[name]).eval()
-    striding = name != "mc3_18"
-    return ClipNet(name, adapter, mean, std, _SIDES[name], striding, 5 if name == "s3d" else 1)
+    own = Weights(PRETRAINED, weights.url) if pretrained else Weights(RANDOM, name, why=ASKED)
+    striding, least = name != "mc3_18", 5 if name == "s3d" else 1
+    return ClipNet(name, adapter, mean, std, _SIDES[name], striding, own, least)
 
 
 def _out_of_reach(name: str, url: str, error: Exception) -> ProposalError:
@@ -181,6 +188,6 @@ def _out_of_reach(name: str, url: str, error: Exception) -> ProposalError:
     if name in _URLS:
         instead = "download that file elsewhere and give its path instead of the name"
     return ProposalError(
-        f"cannot download the weights of {name} from {url} ({one_line(error)}): {instead}; "
-        'the embedded "efficientnet_lite0" needs no download'
+        f"cannot download the weights of {name} from {url} ({hub.why_not(error, url)}): {instead}; "
+        f'the embedded "efficientnet_lite0" needs no download; or {FLAG}'
     )

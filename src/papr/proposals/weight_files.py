@@ -1,6 +1,7 @@
 """Weights out of a file that somebody else wrote, without running any code in it."""
 
 import contextlib
+import io
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from papr.errors import ProposalError, one_line
+from papr.provenance import digest
 
 SUFFIXES = (".pth", ".pt", ".pyth", ".safetensors")
 #: Where the projects that write checkpoints put the weights.
@@ -18,8 +20,10 @@ _WRAPPERS = ("model_state", "state_dict")
 _ADVICE = ("Weights only load failed", "Please file an issue", "weights_only", "arbitrary code")
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by name, on the CPU.
+def read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checkpoint, by name, on the CPU; and the SHA-256 of what was read.
+
+    The file is read once, so that the digest is of the weights returned whatever happens to it.
 
     Args:
         path: safetensors by its suffix, anything else as torch.save wrote it: the weights under
@@ -32,25 +36,29 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ProposalError(f"expected a checkpoint file, {path} is none")
-    if path.stat().st_size == 0:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ProposalError(f"cannot read the checkpoint {path} ({one_line(error)})") from error
+    if not content:
         raise ProposalError(f"expected a checkpoint, {path} is empty")
     try:
-        content = _unpack(path)
+        unpacked = _unpack(content, path.suffix)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise ProposalError(
             f"cannot read the checkpoint {path} ({_reason(error)}): damaged, or it holds what is "
             "not weights"
         ) from error
-    return _weights(content, path)
+    return _weights(unpacked, path), digest(content)
 
 
-def _unpack(path: Path) -> Any:
-    if path.suffix.lower() == ".safetensors":
-        from safetensors.torch import load_file
+def _unpack(content: bytes, suffix: str) -> Any:
+    if suffix.lower() == ".safetensors":
+        from safetensors.torch import load
 
-        return load_file(path)
-    with _stand_ins(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load(content)
+    with _stand_ins(content):
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -72,14 +80,14 @@ class _StandIn:
 
 
 @contextlib.contextmanager
-def _stand_ins(path: Path) -> Iterator[None]:
+def _stand_ins(content: bytes) -> Iterator[None]:
     """Let torch.load read past objects it does not trust, without importing or running them.
 
     mmaction2's checkpoints carry training records (mmengine's HistoryBuffer, NumPy arrays), at
     which `weights_only=True` stops.
     """
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
     except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError):
         names = []  # the format before torch 1.6 cannot be asked; torch.load then decides
     with torch.serialization.safe_globals([(_StandIn, name) for name in names]):

@@ -21,7 +21,11 @@ _CENTISECOND = 100  # GIF's unit of time
 
 
 def overlay(
-    frames: Tensor, mask: Tensor, scores: Tensor, captions: Sequence[str] | None = None
+    frames: Tensor,
+    mask: Tensor,
+    scores: Tensor,
+    captions: Sequence[str] | None = None,
+    note: str = "",
 ) -> list[Image.Image]:
     """Each frame with its kept patches bright and the rest dimmed to violet, beside it its map.
 
@@ -33,6 +37,7 @@ def overlay(
         mask: (t, h, w) bool, the kept patches; t divides T, frames T/t to a tubelet.
         scores: (t, h, w), the significance map, any scale; its colours span the whole clip.
         captions: T lines over the kept patches; by default the kept fraction.
+        note: a line below them; see `papr.draw.panel`.
 
     Returns:
         T pictures of one size, with even sides, as video encoders want them.
@@ -54,7 +59,8 @@ def overlay(
             [
                 (caption, kept_patches(image, mask[t], LOW)),
                 ("significance", heat_map(image, scores[t], 0.75, limits)),
-            ]
+            ],
+            note=note,
         )
         pictures.append(_even(_with_strip(both, fractions, t)))
     return pictures
@@ -98,13 +104,16 @@ def _even(picture: Image.Image) -> Image.Image:
     return sheet
 
 
-def write_mp4(path: str | Path, pictures: Sequence[Image.Image], fps: float) -> str:
+def write_mp4(
+    path: str | Path, pictures: Sequence[Image.Image], fps: float, comment: str = ""
+) -> str:
     """Write pictures as an MP4 that browsers play, atomically.
 
     Args:
         path: the file; its folder is made if needed.
         pictures: RGB, of one size; odd sides get a white line.
         fps: pictures per second.
+        comment: a line that the file carries.
 
     Returns:
         The codec: "h264" where PyAV's FFmpeg has its encoder, else "mpeg4".
@@ -124,6 +133,7 @@ def write_mp4(path: str | Path, pictures: Sequence[Image.Image], fps: float) -> 
         atomic(Path(path)) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as file,
     ):
+        file.metadata["comment"] = comment
         stream = file.add_stream(encoder, rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height = _even(pictures[0]).size
         stream.pix_fmt = "yuv420p"
@@ -137,7 +147,9 @@ def write_mp4(path: str | Path, pictures: Sequence[Image.Image], fps: float) -> 
     return "h264" if encoder == "libx264" else "mpeg4"
 
 
-def write_gif(path: str | Path, pictures: Sequence[Image.Image], fps: float) -> None:
+def write_gif(
+    path: str | Path, pictures: Sequence[Image.Image], fps: float, comment: str = ""
+) -> None:
     """Write pictures as a GIF that plays for ever, at most 480 pixels wide, atomically.
 
     One palette, made of frames from all over the clip, so that colours do not flicker. A GIF
@@ -148,6 +160,7 @@ def write_gif(path: str | Path, pictures: Sequence[Image.Image], fps: float) -> 
         path: the file; its folder is made if needed.
         pictures: RGB, of one size.
         fps: pictures per second; browsers slow down above 50.
+        comment: a line that the file carries.
 
     Raises:
         VideoError: no pictures, sizes that differ, or a rate that is not positive.
@@ -170,6 +183,7 @@ def write_gif(path: str | Path, pictures: Sequence[Image.Image], fps: float) -> 
             append_images=indexed[1:],
             duration=durations(len(indexed), fps),
             loop=0,
+            comment=comment.encode(),
             optimize=False,
         )
 
