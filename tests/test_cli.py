@@ -25,7 +25,7 @@ def papr_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_mask(photographs: Path, tmp_path: Path) -> None:
     done = papr_process(
-        "mask", str(photographs), "--out", str(tmp_path / "o"), "--keep", "0.25", "--size", "64"
+        "mask", str(photographs), "--out", str(tmp_path / "o"), "--keep", "0.25", "--img-size", "64"
     )
     assert done.returncode == 0, done.stderr  # some were answered, the rest is named
     assert "broken.jpg" in done.stderr
@@ -48,7 +48,7 @@ def test_mask(photographs: Path, tmp_path: Path) -> None:
 
 def test_mask_kept_patches_are_as_they_were(photographs: Path, tmp_path: Path) -> None:
     result = runner.invoke(
-        app, ["mask", str(photographs / "a.png"), "--out", str(tmp_path / "o"), "--size", "64"]
+        app, ["mask", str(photographs / "a.png"), "--out", str(tmp_path / "o"), "--img-size", "64"]
     )
     assert result.exit_code == 0
     line = json.loads((tmp_path / "o" / "masks.jsonl").read_text())
@@ -92,6 +92,7 @@ def test_export(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / "deep" / f"vit{suffix}"
     arguments = [
         "export",
+        "--model",
         "vit_tiny_patch16_224",
         "--random-weights",
         "--keep",
@@ -139,18 +140,30 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["bench", "--model", "nope"], "expected the name of a timm model, torchvision/"),
         (["bench", "--model", "resnet18", "--batch", "1"], "error: cannot prune ResNet"),
         (
-            ["export", "vit_tiny_patch16_224", "--out", "m.bin"],
+            ["export", "-m", "vit_tiny_patch16_224", "--out", "m.bin"],
             "expected a path that ends in .onnx",
         ),
-        (["export", "nope", "--out", "m.onnx"], "expected the name of a timm model, got 'nope'"),
-        (["export", "nope", "--out", "m.onnx", "--img-size", "a"], "expected --img-size such as"),
-        (["export", "nope", "--out", "m.onnx", "--keep", "2"], "expected 0 < keep <= 1, got 2.0"),
         (
-            ["export", "resnet18", "--random-weights", "--out", "m.onnx"],
+            ["export", "-m", "nope", "--out", "m.onnx"],
+            "expected the name of a timm model, got 'nope'",
+        ),
+        (
+            ["export", "-m", "nope", "--out", "m.onnx", "--img-size", "a"],
+            "expected --img-size such as",
+        ),
+        (
+            ["export", "-m", "nope", "--out", "m.onnx", "--keep", "2"],
+            "expected 0 < keep <= 1, got 2.0",
+        ),
+        (
+            ["export", "-m", "resnet18", "--random-weights", "--out", "m.onnx"],
             "error: cannot prune ResNet",
         ),
         (["mask", "/no/such/file"], "expected an image or a folder, /no/such/file does not exist"),
-        (["mask", ".", "--size", "16", "--patch", "32"], "expected --size of at least one patch"),
+        (
+            ["mask", ".", "--img-size", "16", "--patch", "32"],
+            "expected --img-size of at least one patch",
+        ),
         (["mask", ".", "--proposal-size", "x"], "expected --proposal-size such as 160"),
     ],
 )

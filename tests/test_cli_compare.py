@@ -164,8 +164,8 @@ def test_own_scores_of_the_images_found(photographs: Path, tmp_path: Path, suffi
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (torch.rand(3, 4, 4), "of the 4 images found, those that cannot be read included, got a"),
-        (torch.rand(5, 4, 4), "of the 4 images found"),
+        (torch.rand(3, 4, 4), "of 4 images found, those that cannot be read included, got a"),
+        (torch.rand(5, 4, 4), "of 4 images found"),
         (torch.rand(4, 1, 4, 4), r"scores (N, h, w), got a float32 tensor (4, 1, 4, 4)"),
         ({"scores": 1}, "scores (N, h, w), got dict"),
         (torch.full((4, 4, 4), torch.nan), "expected finite --oracle scores"),

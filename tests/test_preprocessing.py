@@ -24,7 +24,7 @@ COMMANDS = {
     "predict": ["--keep", "0.5", "--out", "{out}", "--workers", "0"],
     "drift": ["--keep", "0.5", "--out", "{out}", "--workers", "0", "--k", "1"],
     "sweep": ["--keep", "0.5", "--out", "{out}", "--workers", "0", "--no-baselines", "--no-html"],
-    "tune": ["--target-cosine", "0.01", "--out", "{out}.json", "--workers", "0", "--rounds", "1"],
+    "tune": ["--target-cosine", "0.01", "--out", "{out}-o", "--workers", "0", "--rounds", "1"],
     "compare": ["--keep", "0.5", "--out", "{out}", "--rounds", "1", "--figures", "1"],
 }
 

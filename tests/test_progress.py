@@ -82,7 +82,18 @@ def test_compare_cam_shows_progress_and_leaves_score_cam_out(tmp_path: Path) -> 
     assert {*CAMS} - {*QUICK_CAMS} == {"scorecam"}
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     arguments = ["compare-cam", str(tmp_path / "a.png"), "--out", str(tmp_path / "o")]
-    arguments += ["--size", "32", "--steps", "1", "--rounds", "1", "--batch", "2", "--figures", "0"]
+    arguments += [
+        "--img-size",
+        "32",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+        "--batch",
+        "2",
+        "--figures",
+        "0",
+    ]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "reading 1 images ..." in result.output
@@ -96,7 +107,7 @@ def test_compare_cam_shows_progress_and_leaves_score_cam_out(tmp_path: Path) -> 
 
 
 def test_export_says_what_it_checks(tmp_path: Path) -> None:
-    arguments = ["export", "test_vit", "--random-weights", "--out", str(tmp_path / "a.pt2")]
+    arguments = ["export", "-m", "test_vit", "--random-weights", "--out", str(tmp_path / "a.pt2")]
     result = runner.invoke(app, [*arguments, "--no-timing"])
     assert result.exit_code == 0, result.output
     for step in ("loading test_vit", "exporting test_vit", "reading it again"):

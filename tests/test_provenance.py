@@ -206,7 +206,7 @@ class TestFilesSay:
 
     def test_pictures_and_lines_of_masks(self, folder: Path, tmp_path: Path) -> None:
         one = next(folder.rglob("*.png"))
-        words = ["--size", "64", "--proposal", PROPOSAL, "--random-weights"]
+        words = ["--img-size", "64", "--proposal", PROPOSAL, "--random-weights"]
         done = call("mask", one, "--out", tmp_path / "o", *words)
         assert done.exit_code == 0, done.output
         line = json.loads((tmp_path / "o" / "masks.jsonl").read_text())
@@ -215,7 +215,7 @@ class TestFilesSay:
         with Image.open(tmp_path / "o" / line["picture"]) as picture:
             assert json.loads(picture.text["provenance"]) == wanted  # type: ignore[attr-defined]
             noted = picture.height
-        call("mask", one, "--out", tmp_path / "p", "--size", "64")
+        call("mask", one, "--out", tmp_path / "p", "--img-size", "64")
         with Image.open(tmp_path / "p" / line["picture"]) as picture:
             assert noted == picture.height + 22  # the line that says so
 
@@ -238,8 +238,8 @@ class TestFilesSay:
 class TestSpeedAlone:
     def test_tune_takes_a_speed_and_no_agreement(self, folder: Path, tmp_path: Path) -> None:
         words = ["tune", "--data", folder, *RUN, "--random-weights", "--rounds", "1"]
-        words += ["--merge-r", "0", "--proposals", PROPOSAL, "--proposal-sizes", "32"]
-        words += ["--out", tmp_path / "c.json", "--json", tmp_path / "all.json"]
+        words += ["--merge-r", "0", "--proposal", PROPOSAL, "--proposal-size", "32"]
+        words += ["--out", tmp_path / "o", "--json", tmp_path / "all.json"]
         done = call(*words, "--target-agreement", "0.9")
         assert isinstance(done.exception, ConfigError)
         assert "expected a target speed-up with random weights" in str(done.exception)
@@ -252,9 +252,9 @@ class TestSpeedAlone:
             assert word not in done.output
         assert "agreement and cosine would mean nothing" in done.output
         if report["reached"]:
-            chosen = json.loads((tmp_path / "c.json").read_text())
+            chosen = json.loads((tmp_path / "o" / "chosen.json").read_text())
             assert chosen.pop("provenance") == report["provenance"]
-            assert papr.PruneConfig.from_file(tmp_path / "c.json").to_dict() == {
+            assert papr.PruneConfig.from_file(tmp_path / "o" / "chosen.json").to_dict() == {
                 **papr.PruneConfig(**chosen).to_dict()
             }
             assert chosen["proposal"] == PROPOSAL

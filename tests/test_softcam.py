@@ -232,4 +232,4 @@ def test_papr_mask(tmp_path: Path) -> None:
 
 
 def _mask(folder: Path) -> list[str]:
-    return ["mask", str(folder / "a.png"), "--out", str(folder), "--size", "64"]
+    return ["mask", str(folder / "a.png"), "--out", str(folder), "--img-size", "64"]

@@ -124,7 +124,7 @@ def test_lists_name_files_below_their_root(tmp_path: Path) -> None:
     assert source.note == "labels: the list's numbers as they stand"
     beyond = open_source(tmp_path / "list.txt", 1)
     assert beyond.item(0).label is None
-    assert beyond.note == "labels up to 1 for the host's 1 classes: labels are not used"
+    assert beyond.note == "labels up to 1 for the host's 1 class: labels are not used"
     with pytest.raises(DataError, match="expected a list"):
         open_source(root, 2, root=root)
 

@@ -217,7 +217,7 @@ def test_command(
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("papr.cli.sweep.make_host", lambda *_: (host(), weights))
     arguments = ["sweep", "--data", str(folder), "--model", "tiny", "--keep", "0.5", "--limit", "6"]
-    arguments += ["--proposal-sizes", "input,48", "--tome-r", "2", "--workers", "0", "--no-html"]
+    arguments += ["--proposal-size", "input,48", "--tome-r", "2", "--workers", "0", "--no-html"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "o"), "--merge-r", "0"])
     assert done.exit_code == 0, done.output
     for said in ("lower resolution, keep 0.5", "tome, r 2", "left out", "GMACs"):

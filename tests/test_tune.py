@@ -334,7 +334,7 @@ def test_errors(folder: Path, options: dict, message: str) -> None:
 
 def command(folder: Path, out: Path, *more: str) -> Any:
     arguments = ["tune", "--data", str(folder), "--model", "tiny", "--workers", "0", "--batch", "8"]
-    arguments += ["--proposal-sizes", "input", "--merge-r", "0,2", "--out", str(out / "c.json")]
+    arguments += ["--proposal-size", "input", "--merge-r", "0,2", "--out", str(out / "o")]
     return CliRunner().invoke(app, [*arguments, "--json", str(out / "all.json"), *more])
 
 
@@ -354,7 +354,7 @@ def test_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     line = next(li for li in done.output.splitlines() if li.startswith("papr.prune("))
     model, pixels = host(), torch.randn(2, 3, 32, 32)
     eval(line, {"papr": papr, "model": model})
-    stored = papr.prune(host(), tmp_path / "c.json")
+    stored = papr.prune(host(), tmp_path / "o" / "chosen.json")
     assert torch.equal(model(pixels), stored(pixels))
     assert not torch.equal(model(pixels), host()(pixels))
 
@@ -367,7 +367,7 @@ def test_command_says_where_nothing_is_chosen(
     done = command(folder, tmp_path, "--target-speedup", "1.5")
     assert done.exit_code == 1
     assert "Target not reached" in done.output
-    assert not (tmp_path / "c.json").exists()
+    assert not (tmp_path / "o" / "chosen.json").exists()
     assert json.loads((tmp_path / "all.json").read_text())["reached"] is False
 
 
@@ -390,5 +390,5 @@ def test_command_writes_nothing_where_it_cannot_tell(
     assert done.exit_code == 1, done.output
     assert "neither reached nor refuted" in done.output
     assert "papr.prune(model, keep=" in done.output
-    assert not (tmp_path / "c.json").exists()
+    assert not (tmp_path / "o" / "chosen.json").exists()
     assert json.loads((tmp_path / "all.json").read_text())["state"] == "not refuted"

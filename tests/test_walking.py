@@ -92,9 +92,9 @@ def test_a_sweep_in_the_folder_of_its_data_finds_the_same_samples_again(
 def test_pictures_of_commands_are_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(touch(tmp_path, "1.png"))
     for _ in range(2):
-        result = CliRunner().invoke(app, ["mask", ".", "--size", "32"])
+        result = CliRunner().invoke(app, ["mask", ".", "--img-size", "32"])
         assert result.exit_code == 0, result.output
-        lines = (tmp_path / "papr-masks" / "masks.jsonl").read_text().splitlines()
+        lines = (tmp_path / "papr-mask" / "masks.jsonl").read_text().splitlines()
         assert [json.loads(line)["image"] for line in lines] == ["1.png"]
         assert names(open_source(".", 3)) == ["1.png"]
 
@@ -123,7 +123,7 @@ def test_mask_follows_links_and_counts_what_it_leaves_out(tmp_path: Path) -> Non
     (other / "deep" / "2.jpg").rename(other / "deep" / "2.JFIF")
     (root / "linked").symlink_to(other)
     result = CliRunner().invoke(
-        app, ["mask", str(root), "--out", str(tmp_path / "o"), "--size", "32"]
+        app, ["mask", str(root), "--out", str(tmp_path / "o"), "--img-size", "32"]
     )
     assert result.exit_code == 0, result.output
     lines = (tmp_path / "o" / "masks.jsonl").read_text().splitlines()

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TypeAlias
 
+from papr.words import counted
+
 #: What a host says of its classes: their names in order, or how many where it has no names of its
 #: own; None where it does not classify.
 Classes: TypeAlias = int | Sequence[str] | None
@@ -40,7 +42,10 @@ def number_labels(paths: Sequence[str], classes: Classes) -> tuple[list[int] | N
     folders = [path.rpartition("/")[0] for path in paths]
     distinct = sorted(set(folders))
     if distinct == [""]:
-        index, note = None, f"no folders of classes for the host's {count_of(classes)} classes"
+        index, note = (
+            None,
+            f"no folders of classes for the host's {counted(count_of(classes) or 0, 'class')}",
+        )
     elif "" in distinct:
         stray = next(path for path in paths if "/" not in path)
         index, note = None, f"{stray} lies beside the folders, in none of a class"
@@ -59,8 +64,7 @@ def _by_order(folders: Sequence[str], classes: int) -> tuple[dict[str, int] | No
     names = sorted(set(top))
     kind = "folder" if top == last else "top-level folder"
     if len(names) != classes:
-        several = "" if len(names) == 1 else "s"
-        return None, f"{len(names)} {kind}{several} for the host's {classes} classes"
+        return None, f"{counted(len(names), kind)} for the host's {counted(classes, 'class')}"
     for plain, natural in zip(names, sorted(names, key=natural_key), strict=True):
         if plain != natural:
             return None, f"the folders sort in two ways, {plain!r} or {natural!r} first"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import papr
 from papr.errors import ConfigError
+from papr.words import counted
 
 if TYPE_CHECKING:  # the command line asks for a device before it needs torch
     import torch
@@ -53,7 +54,7 @@ def describe_device(device: "torch.device") -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if device.type == "cpu":
-        return f"{_processor()}, {torch.get_num_threads()} threads"
+        return f"{_processor()}, {counted(torch.get_num_threads(), 'thread')}"
     return str(device)
 
 

@@ -23,6 +23,7 @@ from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple, check_statistics
 from papr.errors import ConfigError, one_line
 from papr.names import VIDEO_HOSTS as VIDEO_HOSTS
 from papr.provenance import ASKED, CHECKPOINT, FLAG, PRETRAINED, RANDOM, Weights, digest_of
+from papr.words import counted
 
 _TIMEOUT = 3.0  # seconds
 
@@ -249,7 +250,8 @@ def _create_timm(
     trained = _trained_classes(name)
     if classes not in (None, 0, trained):
         raise ConfigError(
-            f"expected --checkpoint with a classifier of {classes} classes, {name} has {trained}: "
+            f"expected --checkpoint with a classifier of {counted(classes or 0, 'class')}, "
+            f"{name} has {trained}: "
             f"give it, or {FLAG}"
         )
     try:

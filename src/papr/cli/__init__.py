@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TextIO
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import papr
 from papr.cli import (
@@ -30,23 +30,6 @@ from papr.cli.common import errors
 from papr.cli.console import forgive_streams
 from papr.errors import ConfigError, PaprError
 
-app = typer.Typer(
-    name="papr",
-    help=(
-        "Make pretrained vision models faster, without retraining: a tiny ConvNet looks at the "
-        "image first, and only the patches it finds significant go through the big model."
-    ),
-    epilog=(
-        "In Python: papr.prune(model, keep=0.5) and papr.unprune(model).\n\n"
-        "Exit status: 0 where all of the data was answered, or some, and the rest is named; 1 where "
-        "nothing was, or the call was wrong; with --strict 1 where anything was left out."
-    ),
-    rich_markup_mode="markdown",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 _PICTURES, _DATA = "Pictures, clips and models", "Data sets"
 _COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
     "demo": (_PICTURES, demo.demo),
@@ -78,8 +61,41 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-for _name, (_panel, _command) in _COMMANDS.items():
-    app.command(_name, cls=_Command, rich_help_panel=_panel)(_command)
+class _Group(TyperGroup):
+    """The commands under two headings, each with the whole first sentence of its help."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for heading in (_PICTURES, _DATA):
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [
+                        (name, " ".join((command.__doc__ or "").split("\n\n")[0].split()))
+                        for name, (place, command) in _COMMANDS.items()
+                        if place == heading
+                    ]
+                )
+
+
+app = typer.Typer(
+    name="papr",
+    cls=_Group,
+    help=(
+        "Make pretrained vision models faster, without retraining: a tiny ConvNet looks at the "
+        "image first, and only the patches it finds significant go through the big model."
+    ),
+    epilog=(
+        "In Python: papr.prune(model, keep=0.5) and papr.unprune(model).\n\n"
+        "Exit status: 0 where all of the data was answered, or some, and the rest is named; 1 "
+        "where nothing was, or the call was wrong; with --strict 1 where anything was left out."
+    ),
+    rich_markup_mode=None,  # rich's tables cut names and defaults off where they do not fit
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, (_, _command) in _COMMANDS.items():
+    app.command(_name, cls=_Command)(_command)
 
 
 def _version(wanted: bool) -> None:

@@ -1,14 +1,13 @@
 """`papr bench`: is it faster on this machine, and by how much of what it could be?"""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from papr.cli.common import (
-    DTYPES,
     Attention,
+    Keeps,
     MergeR,
     ProposalName,
     ProposalSize,
@@ -23,37 +22,39 @@ from papr.cli.common import (
     parse_merge,
     parse_proposal_size,
     parse_stages,
+    print_line,
     progress,
     speed_table,
     written,
 )
-from papr.cli.hosting import RandomWeights, make_for_speed
+from papr.cli.hosting import (
+    DEFAULT_MODEL,
+    Device,
+    Dtypes,
+    JsonFile,
+    Model,
+    RandomWeights,
+    Rounds,
+    TimedBatches,
+    make_for_speed,
+)
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file
-from papr.names import VIDEO_HOSTS
 from papr.provenance import KEY, Provenance
+from papr.words import counted
 
 if TYPE_CHECKING:
     from papr.compare import Row
 
 
 def bench(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A timm model, such as vit_base_patch16_224; torchvision/ and one of its models; "
-            f"a video host, {', '.join(VIDEO_HOSTS)}; or a folder or hub name of a model of "
-            "transformers."
-        ),
-    ] = "vit_base_patch16_224",
-    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5,0.3",
-    batch: Annotated[
-        str | None, typer.Option(help="Images or clips per call; 1,8 for images, 1 for clips.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    model: Model = DEFAULT_MODEL,
+    keep: Keeps = "0.7,0.5,0.3",
+    batch: TimedBatches = None,
+    dtype: Dtypes = "float32",
+    device: Device = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile dense and pruned alike.")
     ] = False,
@@ -64,10 +65,8 @@ def bench(
     attention: Attention = "dense",
     score: Score = "significance",
     merge_r: MergeR = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures there.")
-    ] = None,
+    rounds: Rounds = 7,
+    json_file: JsonFile = None,
 ) -> None:
     """Time a model dense and pruned, taking turns in one run.
 
@@ -99,7 +98,7 @@ def bench(
     mean, std = video_statistics(host, model) if unit == "clip" else (None, None)
     batches = batches or {"image": [1, 8], "clip": [1]}[unit]
 
-    out.print(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
+    print_line(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
     if unit == "clip":
         out.print(f"clips of {' x '.join(map(str, shape))} (frames, channels, height, width)")
     tables: list[list[Row]] = []
@@ -146,7 +145,7 @@ def bench(
     with written(json_file, report):
         for table in tables:
             out.print(speed_table(table, unit))
-        out.print(f"Dense and pruned in turns, medians of {rounds} rounds (quartiles).")
+        out.print(f"Dense and pruned in turns, medians of {counted(rounds, 'round')} (quartiles).")
         advise(rows)
 
 

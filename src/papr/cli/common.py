@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich import box
 from rich.table import Table
 
 from papr.cli import bars
 from papr.cli.bars import Bar
 from papr.cli.console import Voice
+from papr.cli.tables import Sheet
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
 from papr.errors import ConfigError
@@ -55,7 +55,7 @@ def written(path: Path | None, report: object) -> Iterator[None]:
         return
     with results_first(lambda: write_json(path, report)):
         yield
-    out.print(f"written to {path}", highlight=False, markup=False, soft_wrap=True)
+    print_line(f"written to {path}")
 
 
 def settle(answered: int, left_out: int, strict: bool = False) -> None:
@@ -86,12 +86,16 @@ def parse_list(text: str, parse: Callable[[str], _T], name: str) -> list[_T]:
     return values
 
 
-# Options that mean the same in every command.
+# Options that mean the same in every command; those of commands over data sets: `hosting`.
 Strict = Annotated[
     bool,
     typer.Option(
         "--strict", help="End with exit status 1 if anything was left out, not only if all was."
     ),
+]
+Keep = Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep <= 1.")]
+Keeps = Annotated[
+    str, typer.Option(help="Fractions of patches to keep, comma-separated, such as 0.7,0.5.")
 ]
 ProposalName = Annotated[
     str,
@@ -102,8 +106,26 @@ ProposalName = Annotated[
 ]
 ProposalSize = Annotated[
     str | None,
-    typer.Option(help='Its resolution: 160, 160x224, "input"; 8x160x160 where it looks at clips.'),
+    typer.Option(
+        help="The resolution it looks at: 160 (the shorter side), 160x224 (height x width), "
+        '"input" (as the host); 8x160x160 where it looks at clips.'
+    ),
 ]
+#: The same two where several are tried.
+ProposalNames = Annotated[
+    str, typer.Option("--proposal", help="Who looks first; several comma-separated.")
+]
+ProposalSizes = Annotated[
+    str,
+    typer.Option(
+        "--proposal-size",
+        help="The resolutions it looks at, comma-separated, such as default,96,128x128.",
+    ),
+]
+ImageSize = Annotated[
+    int, typer.Option("--img-size", min=16, help="Resize images' shorter side to so many pixels.")
+]
+Patch = Annotated[int, typer.Option(min=1, help="Side of a patch, in pixels.")]
 Stages = Annotated[
     str | None,
     typer.Option(help="Swin and ConvNeXt: stages to prune, counted from 0, such as 2,3."),
@@ -127,7 +149,7 @@ MergeR = Annotated[
     str | None,
     typer.Option(
         "--merge-r",
-        help="Plain ViTs: tokens merged away in each block (ToMe), such as 8, or 16,16,8 block "
+        help="Plain ViTs: tokens merged away in each block (ToMe), such as 8, or 16+16+8 block "
         "by block; in the second half of the blocks. For ToMe alone see papr compare.",
     ),
 ]
@@ -137,7 +159,11 @@ def parse_merge(text: str | None) -> Merge | None:
     """Merging as --merge-r says: one number, or one a block."""
     if text is None:
         return None
-    numbers = parse_list(text, int, "--merge-r")
+    if "," in text:
+        raise ConfigError(
+            f"expected one --merge-r, or one for each block such as 16+16+8, got {text!r}"
+        )
+    numbers = parse_list(text.replace("+", ","), int, "--merge-r")
     return Merge(numbers[0] if len(numbers) == 1 else numbers)
 
 
@@ -191,6 +217,17 @@ def _parse_sides(text: str | None, name: str) -> object:
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
+def print_line(text: str, style: str | None = None, to: Voice = out) -> None:
+    """Print a line as it is: what the user named is no markup, and a path can be copied whole.
+
+    Args:
+        text: without markup; it is not broken where the terminal ends.
+        style: of all of it.
+        to: `out`, or `errors`.
+    """
+    to.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 def progress(label: str, counted: bool = True) -> Bar:
     """A progress bar with a remaining time, on standard error; see `Bar`."""
     return Bar(label, errors, counted)
@@ -209,12 +246,8 @@ def speed_table(rows: "Sequence[Row]", unit: str = "image") -> Table:
         unit: what one row of a batch is, "image" or "clip".
     """
     title = f"batch {rows[0].batch}, {rows[0].dtype}"
-    table = Table(
-        "keep", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.columns[0].min_width = 5
-    for heading in (f"ms/{unit}", f"{unit}s/s", "GMACs", "MB", "speed-up", "ideal", "of ideal"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = (f"ms/{unit}", f"{unit}s/s", "GMACs", "MB", "speed-up", "ideal", "of ideal")
+    table = Sheet("keep", *headings, title=title)
     for row in rows:
         figures = [
             f"{row.ms_per_image[0]:.1f}",

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from papr.classes import wordnet
 from papr.cli.common import (
-    DTYPES,
+    Keep,
     ProposalName,
     ProposalSize,
     Strict,
@@ -23,18 +22,36 @@ from papr.cli.common import (
     out,
     parse_dtype,
     parse_size,
+    print_line,
     progress,
     share_cell,
     shown_shares,
     with_quartiles,
     written,
 )
-from papr.cli.hosting import Checkpoint, NumClasses, RandomWeights, make_proposal, say_blank
+from papr.cli.hosting import (
+    DEFAULT_MODEL,
+    Checkpoint,
+    Device,
+    Dtype,
+    Figures,
+    JsonFile,
+    Model,
+    NumClasses,
+    OutFolder,
+    RandomWeights,
+    Rounds,
+    TimedBatch,
+    make_proposal,
+    say_blank,
+)
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
 from papr.provenance import KEY, Provenance
+from papr.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -53,17 +70,9 @@ _WARMUP = 2
 
 def compare(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="The host: a timm model, or a folder or hub name of an image classifier of "
-            "transformers."
-        ),
-    ] = "vit_base_patch16_224",
-    keep: Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep < 1.")] = 0.5,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Images a call; the first so many are timed.")
-    ] = 8,
+    model: Model = DEFAULT_MODEL,
+    keep: Keep = 0.5,
+    batch: TimedBatch = 8,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
     checkpoint: Checkpoint = None,
@@ -73,16 +82,12 @@ def compare(
         Path | None,
         typer.Option(help="Scores of your own as one more rival: .npy or .pt, (images, h, w)."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 7,
-    figures: Annotated[int, typer.Option(min=0, help="Of how many images to draw pictures.")] = 4,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
-        "papr-compare"
-    ),
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures there.")
-    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    rounds: Rounds = 7,
+    figures: Figures = 4,
+    out_dir: OutFolder = Path("papr-compare"),
+    json_file: JsonFile = None,
     strict: Strict = False,
 ) -> None:
     """Set PaPr beside what it must beat, on your model and your pictures.
@@ -134,7 +139,7 @@ def compare(
     host = host.to(device=target, dtype=kind)
     album = Album(paths, prepare, _labels(paths, host), target, kind, own)
 
-    out.print(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
+    print_line(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
     found = make_field(
         host,
         album.example(),
@@ -272,13 +277,10 @@ def _measure(found: Field, album: Album, batch: int, rounds: int, judged: bool) 
 
 
 def _table(rows: Sequence[RivalRow], keep: float, batch: int, blank: bool) -> Table:
-    title = f"keep {keep:g}, {rows[0].images} images; time of batch {batch}"
-    table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = f"keep {keep:g}, {counted(rows[0].images, 'image')}; time of batch {batch}"
     shares = {"agree": "agreement", "cosine": "cosine", "differs": "difference", "top-1": "top1"}
     shares = shown_shares(shares, rows[0], blank)
-    table.columns[0].min_width = max(len(row.name) for row in rows)  # before the figures, in 80
-    for heading in ("tokens", *shares, "GMACs", "ms/image", "speed-up"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Sheet("", "tokens", *shares, "GMACs", "ms/image", "speed-up", title=title)
     wide = out.width >= 90
     for row in rows:
         table.add_row(
@@ -299,13 +301,13 @@ def _explain(
     from papr.compare.field import PAPR
 
     out.print(
-        f"In turns in one run, medians of {rounds} rounds (quartiles in wide terminals and in "
-        "--json); time and GMACs with whoever looks first."
+        f"In turns in one run, medians of {counted(rounds, 'round')} (quartiles in "
+        "wide terminals and in --json); time and GMACs with whoever looks first."
     )
     notes = "; ".join(f"{row.name}: {row.note}" for row in rows if row.note)
-    out.print(notes, style="dim", highlight=False, markup=False)
+    print_line(notes, "dim")
     for name, reason in found.missing.items():
-        out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
+        print_line(f"left out: {name}: {reason}", "dim")
     papr = next(row for row in rows if row.name == PAPR)
     if weighed.random:
         say_blank(weighed.blank("agreement, cosine and top-1"))
@@ -366,4 +368,4 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path, weighed: Proven
         file = out_dir / f"{name}-rivals{SUFFIX}"
         sheet = panel(pictures, apart=True, note=weighed.note)
         drawn += album.reader.draw(path, file, sheet, weighed)
-    out.print(f"pictures of {drawn} images in {out_dir}", highlight=False, markup=False)
+    print_line(f"pictures of {counted(drawn, 'image')} in {out_dir}")

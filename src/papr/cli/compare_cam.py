@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 
-from papr.cli.common import Strict, doing, out, parse_list, progress, with_quartiles, written
+from papr.cli.common import (
+    ImageSize,
+    Keep,
+    Patch,
+    Strict,
+    doing,
+    out,
+    parse_list,
+    print_line,
+    progress,
+    with_quartiles,
+    written,
+)
+from papr.cli.hosting import Device, Figures, JsonFile, OutFolder, RoundsOrNone, TimedBatch
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
 from papr.names import CAMS, CURVE_STEPS, QUICK_CAMS
 from papr.provenance import KEY, Provenance
+from papr.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +52,9 @@ def compare_cam(
     methods: Annotated[
         str, typer.Option(help=f"Which maps, comma-separated, among {','.join(CAMS)}.")
     ] = ",".join(QUICK_CAMS),
-    keep: Annotated[float, typer.Option(help="Fraction of patches shown to the judge.")] = 0.5,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
-        "papr-cams"
-    ),
-    figures: Annotated[int, typer.Option(min=0, help="Draw at most so many images.")] = 24,
+    keep: Keep = 0.5,
+    out_dir: OutFolder = Path("papr-compare-cam"),
+    figures: Figures = 24,
     scorecam_images: Annotated[
         int, typer.Option(min=1, help="Score-CAM, which is slow, on so many images only.")
     ] = 8,
@@ -53,15 +64,13 @@ def compare_cam(
     steps: Annotated[int, typer.Option(min=1, help="Of the deletion and insertion curves.")] = (
         CURVE_STEPS
     ),
-    batch: Annotated[int, typer.Option(min=1, help="Images of a batch, beside one alone.")] = 16,
-    rounds: Annotated[int, typer.Option(min=0, help="Timed turns; 0 to skip the timing.")] = 5,
-    size: Annotated[int, typer.Option(min=32, help="Crop images to squares of this side.")] = 224,
-    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
+    batch: TimedBatch = 16,
+    rounds: RoundsOrNone = 5,
+    img_size: ImageSize = 224,
+    patch: Patch = 16,
     seed: Annotated[int, typer.Option(help="Of the random selection.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Where the figures go; OUT/cams.json if not given")
-    ] = None,
+    device: Device = "auto",
+    json_file: JsonFile = None,
     strict: Strict = False,
 ) -> None:
     """Compare PaPr's map with class activation maps: cost, and quality before another judge.
@@ -89,10 +98,10 @@ def compare_cam(
     """
     names = _methods(methods)
     check_keep(keep)
-    if size < patch or not 1 <= steps <= (size // patch) ** 2:
+    if img_size < patch or not 1 <= steps <= (img_size // patch) ** 2:
         raise ConfigError(
-            f"expected --size of at least one patch and --steps of at most one for each patch, got "
-            f"--size {size}, --patch {patch} and --steps {steps}"
+            "expected --img-size of at least one patch and --steps of at most one for each patch, "
+            f"got --img-size {img_size}, --patch {patch} and --steps {steps}"
         )
     check_folder(out_dir, "--out")
     check_file(json_file, "--json")
@@ -104,8 +113,8 @@ def compare_cam(
 
     target = pick_device(device)
     paths = images_of(images, _SUFFIX)
-    reader = Reader(lambda photograph: fit(photograph, size, patch, square=True))
-    with doing(f"reading {len(paths)} images"):
+    reader = Reader(lambda photograph: fit(photograph, img_size, patch, square=True))
+    with doing(f"reading {counted(len(paths), 'image')}"):
         photographs = list(reader.readable(paths))
     if not photographs:
         raise ImageError(f"expected an image that can be read, got none of {len(paths)}")
@@ -127,7 +136,7 @@ def compare_cam(
         KEY: weighed.to_dict(),
         "judged_class": "the judge's top-1 on the whole picture",
         "options": {
-            **{"keep": keep, "size": size, "patch": patch, "steps": steps, "rounds": rounds},
+            **{"keep": keep, "size": img_size, "patch": patch, "steps": steps, "rounds": rounds},
             **{"scorecam_images": scorecam_images, "seed": seed},
         },
         "methods": describe(cams, times),
@@ -142,9 +151,7 @@ def compare_cam(
             out.print(_time_table(cams, times, rounds))
         for group, rows in quality.summary().items():
             out.print(_quality_table(group, rows, keep))
-        out.print(
-            f"{len(photographs)} images; pictures in {out_dir}", highlight=False, markup=False
-        )
+        print_line(f"{counted(len(photographs), 'image')}; pictures in {out_dir}")
     reader.report(len(paths), strict)
 
 
@@ -264,9 +271,9 @@ def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) ->
 
     base = compared_with(times)
     large = max(times[base].ms_per_image)
-    table = _table("method", f"ms per image, medians of {rounds} turns", times)
-    for heading in ("alone", f"of {large}", f"x {base}", "batches", "gain", "grads"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("alone", f"of {large}", f"x {base}", "batches", "gain", "grads")
+    title = f"ms per image, medians of {counted(rounds, 'turn')}"
+    table = Sheet("method", *headings, title=title)
     wide = out.width >= 90
     for name, figures in times.items():
         ratio = figures.slower[large][0]
@@ -282,19 +289,9 @@ def _time_table(cams: dict[str, Cam], times: dict[str, CamTime], rounds: int) ->
     return table
 
 
-def _table(first: str, title: str, names: Iterable[str]) -> Table:
-    """A table whose names give way to no figure."""
-    table = Table(
-        first, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.columns[0].min_width = max(map(len, names), default=0)
-    return table
-
-
 def _quality_table(group: str, rows: dict[str, dict[str, Any]], keep: float) -> Table:
-    table = _table("map", f"{group}, judged by {JUDGE}", rows)
-    for heading in ("images", f"same at {keep:g}", "images", "deletion ↓", "insertion ↑"):
-        table.add_column(heading, justify="right")
+    headings = ("images", f"same at {keep:g}", "images", "deletion ↓", "insertion ↑")
+    table = Sheet("map", *headings, title=f"{group}, judged by {JUDGE}")
     for name, row in rows.items():
         areas = [row["deletion"], row["insertion"]]
         cells = ["-" if area is None else f"{area:.3f}" for area in areas]

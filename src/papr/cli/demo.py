@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-from rich import box
 from rich.table import Table
 
-from papr.cli.common import doing, out, progress, speed_table
+from papr.cli.common import doing, out, print_line, progress, speed_table
+from papr.cli.hosting import DEFAULT_MODEL, OutFolder, Rounds, TimedBatch
+from papr.cli.tables import Sheet
 from papr.environment import describe_device
 from papr.errors import ConfigError, PaprError
 from papr.files import check_folder, make_output, write_image
 from papr.provenance import Provenance, Weights
+from papr.words import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from papr.preprocessing import Preprocessing
 
-HOST = "vit_base_patch16_224"
+HOST = DEFAULT_MODEL
 KEEPS = (0.7, 0.5, 0.3)
 PHOTOGRAPHS = {  # name -> file in scikit-image
     "cat": "chelsea.png",
@@ -35,11 +36,9 @@ PATCH = 16
 
 
 def demo(
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
-        "papr-demo"
-    ),
-    batch: Annotated[int, typer.Option(min=1, help="Images per timed call.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
+    out_dir: OutFolder = Path("papr-demo"),
+    batch: TimedBatch = 8,
+    rounds: Rounds = 5,
 ) -> None:
     """See what is kept, whether the small network still knows the picture, and the speed.
 
@@ -89,10 +88,10 @@ def demo(
         )
     out.print(speed_table(rows))
     out.print(
-        f"{describe_device(torch.device('cpu'))}; dense and pruned in turns, medians of {rounds} "
-        "rounds (quartiles), the proposal's time included."
+        f"{describe_device(torch.device('cpu'))}; dense and pruned in turns, medians of "
+        f"{counted(rounds, 'round')} (quartiles), the proposal's time included."
     )
-    out.print(f"pictures in {out_dir}: start with {out_dir / 'contact-sheet.png'}")
+    print_line(f"pictures in {out_dir}: start with {out_dir / 'contact-sheet.png'}")
 
 
 def _check_photographs() -> Path:
@@ -155,7 +154,7 @@ def _draw(
         panels.append(panel(pictures))
         write_image(out_dir / f"{name}.png", panels[-1], weighed)
     write_image(out_dir / "contact-sheet.png", contact_sheet(panels), weighed)
-    out.print(f"{len(panels)} pictures and contact-sheet.png written to {out_dir}")
+    print_line(f"{counted(len(panels), 'picture')} and contact-sheet.png written to {out_dir}")
     return masks
 
 
@@ -193,7 +192,7 @@ def _answer_table(
     names: list[str], views: list[str], answers: list[list[tuple[str, float]]]
 ) -> Table:
     """Class and confidence per photograph and view; red where it differs from the first view."""
-    table = Table("photograph", *views, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Sheet("photograph", *views, justify="left")
     for i, name in enumerate(names):
         cells = []
         for label, confidence in (answer[i] for answer in answers):

@@ -1,14 +1,12 @@
 """`papr doctor`: is pruning worth it for this model, on this machine, with this data?"""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from papr.cli.common import (
+    Keeps,
     ProposalName,
     ProposalSize,
     Strict,
@@ -17,16 +15,23 @@ from papr.cli.common import (
     parse_keeps,
     parse_list,
     parse_proposal_size,
+    print_line,
     progress,
     settle,
     speed_table,
     written,
 )
 from papr.cli.hosting import (
+    DEFAULT_MODEL,
     Device,
     Dtype,
     ImageColumn,
+    JsonFile,
+    LimitAlways,
+    Model,
     RandomWeights,
+    Rounds,
+    TimedBatches,
     Workers,
     check_alone,
     find_data,
@@ -35,12 +40,13 @@ from papr.cli.hosting import (
     name_left_out,
     open_data,
 )
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL
 from papr.environment import describe_device
 from papr.errors import ConfigError
 from papr.files import check_file
-from papr.names import VIDEO_HOSTS
 from papr.provenance import KEY, Provenance
+from papr.words import counted
 
 if TYPE_CHECKING:
     from papr.evaluate.doctor import Diagnosis
@@ -50,13 +56,7 @@ _COLOURS = {"good": "green", "unclear": "yellow"}
 
 
 def doctor(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A timm model; torchvision/ and one of its models; a folder or hub name of "
-            f"transformers; or {', '.join(VIDEO_HOSTS)}."
-        ),
-    ] = "vit_base_patch16_224",
+    model: Model = DEFAULT_MODEL,
     data: Annotated[
         str | None,
         typer.Option(
@@ -64,21 +64,17 @@ def doctor(
         ),
     ] = None,
     image_column: ImageColumn = None,
-    keep: Annotated[str, typer.Option(help="Fractions of patches to measure.")] = "0.7,0.5,0.3",
-    batch: Annotated[
-        str | None, typer.Option(help="Images or clips per call, such as 1,8; see the device.")
-    ] = None,
+    keep: Keeps = "0.7,0.5,0.3",
+    batch: TimedBatches = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
     workers: Workers = None,
-    samples: Annotated[int, typer.Option(min=1, help="Of the data, how many to decode.")] = 64,
+    limit: LimitAlways = 64,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     random_weights: RandomWeights = False,
     proposal_size: ProposalSize = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures there.")
-    ] = None,
+    rounds: Rounds = 5,
+    json_file: JsonFile = None,
     strict: Strict = False,
 ) -> None:
     """Say whether pruning pays for a model on this machine, and where its time goes.
@@ -111,7 +107,7 @@ def doctor(
     mean, std = video_statistics(host, model) if is_video else (None, None)
     sizes = sizes or list(usual_batches(host))
     place = describe_device(next(host.parameters()).device)
-    out.print(f"{model} ({weighed}), {place}, {dtype}")
+    print_line(f"{model} ({weighed}), {place}, {dtype}")
     with progress("timing") as bar:
         task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds))
         found = diagnose(
@@ -122,7 +118,7 @@ def doctor(
             batches=sizes,
             rounds=rounds,
             workers=workers,
-            samples=samples,
+            samples=limit,
             proposal=who,
             proposal_size=looks_at,
             mean=mean,
@@ -152,8 +148,8 @@ def show(found: "Diagnosis", unit: str) -> None:
     """Print a diagnosis: the verdict first, then what it rests on."""
     colour = _COLOURS.get(found.verdict.kind, "red")
     out.print(found.verdict.text, style=f"bold {colour}", highlight=False, markup=False)
-    for line in found.hindrances:
-        out.print(f"[yellow]Note:[/yellow] {line}.", highlight=False)
+    for hindrance in found.hindrances:
+        out.print(f"[yellow]Note:[/yellow] {hindrance}.", highlight=False)
     if found.measured is None:
         return
     _show_break_even(found)
@@ -161,22 +157,16 @@ def show(found: "Diagnosis", unit: str) -> None:
         out.print(speed_table(table, unit))
     _show_parts(found, unit)
     if found.measured.loading is not None:
-        name_left_out(found.measured.loading.skipped, (), "were not timed", "what --json writes")
+        name_left_out(found.measured.loading.skipped, (), "not timed", "what --json writes")
 
 
 def _show_parts(found: "Diagnosis", unit: str) -> None:
     measured = found.measured
     assert measured is not None
     batch = measured.tables[measured.best][0].batch
-    shown = Table(
-        "keep",
-        title=f"where the time of one {unit} goes, ms, batch {batch}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("decode", "resize", "proposal", "host", "rest", "end to end"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    headings = ("decode", "resize", "proposal", "host", "rest", "end to end")
+    title = f"where the time of one {unit} goes, ms, batch {batch}"
+    shown = Sheet("keep", *headings, title=title)
     dense = found.end_to_end[1.0]
     for part in found.parts:
         rate = found.end_to_end[part.keep]
@@ -191,10 +181,10 @@ def _show_parts(found: "Diagnosis", unit: str) -> None:
     if machine.device == "cpu":
         how = (
             f"the loader's {machine.workers} and torch's {machine.threads} threads share "
-            f"{machine.cores} cores without loss"
+            f"{counted(machine.cores, 'core')} without loss"
         )
     else:
-        how = f"the slower of host and {machine.workers} loading processes decides"
+        how = f"the slower of host and {counted(machine.workers, 'loading process')} decides"
     if not machine.workers:
         how = "without loading processes, loading and host take turns"
     out.print(

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from papr.cli.common import (
+    Keeps,
     MergeR,
     ProposalName,
     ProposalSize,
@@ -16,21 +17,24 @@ from papr.cli.common import (
     out,
     parse_keeps,
     parse_list,
+    print_line,
     settle,
 )
 from papr.cli.hosting import (
+    DEFAULT_MODEL,
     BatchSize,
     Checkpoint,
     Config,
     Data,
     Device,
+    DriftFolder,
     Dtype,
     ImageColumn,
     Limit,
     Model,
+    NumClassesOrNone,
     RandomWeights,
     Root,
-    RunFolder,
     Views,
     Workers,
     find_data,
@@ -44,9 +48,11 @@ from papr.cli.hosting import (
     say_host,
     with_proposals,
 )
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ConfigError
 from papr.files import check_folder
+from papr.words import counted
 
 if TYPE_CHECKING:
     from papr.evaluate import Drift
@@ -59,8 +65,8 @@ _EMBEDDINGS = ("classifier-input", "output")
 def drift(
     context: typer.Context,
     data: Data,
-    model: Model = "vit_base_patch16_224",
-    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5",
+    model: Model = DEFAULT_MODEL,
+    keep: Keeps = "0.7,0.5",
     embedding: Annotated[
         str,
         typer.Option(
@@ -82,10 +88,7 @@ def drift(
     score: Score = "significance",
     config: Config = None,
     checkpoint: Checkpoint = None,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(min=0, help="Classes of a timm model; 0 for its features alone."),
-    ] = None,
+    num_classes: NumClassesOrNone = None,
     random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
@@ -95,7 +98,7 @@ def drift(
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
-    out_dir: RunFolder = None,
+    out_dir: DriftFolder = None,
     strict: Strict = False,
 ) -> None:
     """Embed a data set dense and pruned, and search the dense index with pruned queries.
@@ -151,19 +154,22 @@ def _show(found: "Drift", model: str) -> None:
     if found.columns:
         out.print(_table(found, model))
     else:
-        out.print(f"{model}: {found.images} images, {found.width} numbers each", highlight=False)
+        print_line(
+            f"{model}: {counted(found.images, 'image')}, {counted(found.width, 'number')} each"
+        )
     for column in found.columns:
         out.print(f"{column.name}: {_say(found, column)}", highlight=False)
     say_blank(found.blank)
     name_left_out(found.skipped, found.ignored)
-    out.print(f"written: {found.folder}", soft_wrap=True, highlight=False)
+    print_line(f"written: {found.folder}")
 
 
 def _table(found: "Drift", model: str) -> Table:
-    title = f"{model}: {found.images} images, {found.width} numbers each, {found.queries} queries"
-    table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in found.columns:
-        table.add_column(column.name, justify="right")
+    title = (
+        f"{escape(model)}: {counted(found.images, 'image')}, "
+        f"{counted(found.width, 'number')} each, {counted(found.queries, 'query')}"
+    )
+    table = Sheet("", *(column.name for column in found.columns), title=title)
     lines = {
         "cosine, mean": [_cell(c.cosine, 4) for c in found.columns],
         "cosine, 5th percentile": [_cell(c.fifth, 4) for c in found.columns],

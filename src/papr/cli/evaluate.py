@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from papr.cli.common import (
+    Keeps,
     MergeR,
     ProposalName,
     ProposalSize,
@@ -15,25 +15,27 @@ from papr.cli.common import (
     Strict,
     out,
     parse_keeps,
+    print_line,
     settle,
     share_cell,
     shown_shares,
     with_quartiles,
 )
 from papr.cli.hosting import (
+    DEFAULT_MODEL,
     BatchSize,
     Checkpoint,
     Config,
     Data,
     Device,
     Dtype,
+    EvalFolder,
     ImageColumn,
     Limit,
     Model,
     NumClasses,
     RandomWeights,
     Root,
-    RunFolder,
     Views,
     Workers,
     find_data,
@@ -47,8 +49,10 @@ from papr.cli.hosting import (
     say_host,
     with_proposals,
 )
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL
 from papr.files import check_folder
+from papr.words import counted
 
 if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
     from papr.evaluate.summary import Report
@@ -57,8 +61,8 @@ if TYPE_CHECKING:  # the extra "eval" may be missing until a command needs it
 def evaluate(
     context: typer.Context,
     data: Data,
-    model: Model = "vit_base_patch16_224",
-    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "1.0,0.7,0.5,0.3",
+    model: Model = DEFAULT_MODEL,
+    keep: Keeps = "1.0,0.7,0.5,0.3",
     merge_r: MergeR = None,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
@@ -84,7 +88,7 @@ def evaluate(
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
-    out_dir: RunFolder = None,
+    out_dir: EvalFolder = None,
     strict: Strict = False,
 ) -> None:
     """Evaluate a model dense and pruned on a data set; killed, the same command goes on.
@@ -145,11 +149,9 @@ def results_table(report: "Report") -> Table:
     known = {"top-1": "top1", "top-5": "top5", "agree": "agreement", "cosine": "cosine"}
     known |= {"differs": "difference"}
     shares = shown_shares(known, results[0], bool(report.blank))
-    title = f"{results[0].images} {report.unit}s"
-    table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[0].min_width = min(24, max(len(result.name) for result in results))
-    for heading in (*shares, gmacs_heading(report), f"{report.unit}s/s", "speed-up", "MB"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = counted(results[0].images, report.unit)
+    costs = (gmacs_heading(report), f"{report.unit}s/s", "speed-up", "MB")
+    table = Sheet("", *shares, *costs, title=title)
     for result in results:
         speed = result.images_per_second
         table.add_row(
@@ -181,7 +183,7 @@ def _explain(report: "Report") -> None:
         highlight=False,
     )
     if report.note:
-        out.print(report.note, style="dim", highlight=False, markup=False)
+        print_line(report.note, "dim")
     say_blank(report.blank)
     name_left_out(report.skipped, report.ignored)
-    out.print(f"rows and figures in {report.folder}", highlight=False, markup=False)
+    print_line(f"rows and figures in {report.folder}")

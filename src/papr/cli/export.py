@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 
 from papr.cli.common import (
     Attention,
+    Keep,
     ProposalName,
     ProposalSize,
     Stages,
@@ -20,15 +20,18 @@ from papr.cli.common import (
     parse_proposal_size,
     parse_size,
     parse_stages,
+    print_line,
     progress,
     with_quartiles,
 )
-from papr.cli.hosting import RandomWeights, make_proposal
+from papr.cli.hosting import DEFAULT_MODEL, Model, RandomWeights, Rounds, TimedBatch, make_proposal
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError
 from papr.names import VIDEO_HOSTS
 from papr.provenance import Weights
+from papr.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,18 +41,25 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A timm model, such as vit_base_patch16_224.")],
+    model: Model = DEFAULT_MODEL,
     out_file: Annotated[
-        Path, typer.Option("--out", help="The file: .onnx, or .pt2 for torch.export.")
-    ],
-    keep: Annotated[
-        float, typer.Option(help="Fraction of patches to keep, 0 < keep <= 1; 1 for dense.")
-    ] = 0.5,
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The file: .onnx, or .pt2 for torch.export.",
+            show_default="papr-export/MODEL-keepKEEP.onnx",
+        ),
+    ] = None,
+    keep: Keep = 0.5,
     format: Annotated[
         str | None, typer.Option(help="onnx or torch, where the suffix does not tell.")
     ] = None,
     img_size: Annotated[
-        str | None, typer.Option(help="Image size: 224, or 224x448. Default: the model's own.")
+        str | None,
+        typer.Option(
+            help="The images' size, such as 224, or 224x448 (height x width).",
+            show_default="the model's own",
+        ),
     ] = None,
     random_weights: RandomWeights = False,
     proposal: ProposalName = DEFAULT_PROPOSAL,
@@ -60,8 +70,8 @@ def export(
         bool,
         typer.Option("--timing/--no-timing", help="Time dense and pruned, eager and exported."),
     ] = True,
-    batch: Annotated[int, typer.Option(min=1, help="Images per timed call.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 5,
+    batch: TimedBatch = 8,
+    rounds: Rounds = 5,
 ) -> None:
     """Write a pruned timm model to one file that runs without papr; ONNX without Python too.
 
@@ -70,7 +80,7 @@ def export(
     run at batches 1, 3 and 8 beside the model in PyTorch: one that differs by more than 1e-4 is
     refused; what is being checked is said. Needs the extra: pip install 'papr-torch[export]'.
 
-    Example: papr export vit_base_patch16_224 --keep 0.5 --out vit.onnx
+    Example: papr export --model vit_base_patch16_224 --keep 0.5 --out vit.onnx
     """
     check_keep(keep)
     size = parse_size(img_size, "--img-size")
@@ -83,6 +93,9 @@ def export(
     from papr.exporting.writing import chosen_format
     from papr.twins import twin
 
+    if out_file is None:
+        suffix = ".pt2" if format == "torch" else ".onnx"
+        out_file = Path("papr-export") / f"{Path(model).name}-keep{keep:g}{suffix}"
     kind = chosen_format(out_file, format)
     with doing(f"loading {model}"):
         dense, weights = _create(model, random_weights, size)
@@ -100,13 +113,13 @@ def export(
     if kind == "onnx" and importlib.util.find_spec("openvino") is not None:
         with doing("reading it in OpenVINO") as say:
             found = differences(host, out_file, "openvino", written.size, say)
-        out.print(f"OpenVINO beside PyTorch: {_listed(found)}", soft_wrap=True)
+        print_line(f"OpenVINO beside PyTorch: {_listed(found)}")
     if timing and keep < 1:
         rows = _bench(dense, host, written, batch, rounds)
         out.print(_table(rows))
         out.print(
-            f"{describe_device(torch.device('cpu'))}, float32; all in turns, medians of {rounds} "
-            "rounds (quartiles), the proposal included."
+            f"{describe_device(torch.device('cpu'))}, float32; all in turns, medians of "
+            f"{counted(rounds, 'round')} (quartiles), the proposal included."
         )
 
 
@@ -137,17 +150,16 @@ def _report(written: "Exported", model: str) -> None:
     opset = "" if written.opset is None else f", opset {written.opset}"
     height, width = written.size
     megabytes = written.path.stat().st_size / 1e6
-    out.print(
+    print_line(
         f"{model}{weights}, keep {written.keep:g}{grid}, as {written.path}: {megabytes:.1f} MB, "
-        f"{written.format}{opset}",
-        soft_wrap=True,
+        f"{written.format}{opset}"
     )
-    out.print(
+    print_line(
         f"input {written.inputs[0]} (batch, 3, {height}, {width}), output "
         f"{', '.join(written.outputs)}"
     )
     runtime = LABELS["onnxruntime" if written.format == "onnx" else "torch"]
-    out.print(f"{runtime} beside PyTorch: {_listed(written.differences)}", soft_wrap=True)
+    print_line(f"{runtime} beside PyTorch: {_listed(written.differences)}")
 
 
 def _listed(found: Mapping[int, float]) -> str:
@@ -185,9 +197,7 @@ def _table(rows: "list[RuntimeRow]") -> Table:
     from papr.exporting.speed import LABELS
 
     title = f"batch {rows[0].batch}, ms per image"
-    table = Table("runtime", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("dense", "pruned", "speed-up"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Sheet("runtime", "dense", "pruned", "speed-up", title=title)
     for row in rows:
         table.add_row(
             LABELS[row.runtime],

@@ -21,6 +21,7 @@ from papr.cli.common import (
     parse_merge,
     parse_proposal_size,
     parse_stages,
+    print_line,
 )
 from papr.cli.console import shown
 from papr.config import PruneConfig
@@ -28,6 +29,7 @@ from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError, ProposalError
 from papr.names import POLICIES, VIDEO_HOSTS
 from papr.provenance import Weights
+from papr.words import counted
 
 if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need them
     from torch import nn
@@ -39,11 +41,14 @@ if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need
 
 _SHOWN = 10  # of what was left out
 
+DEFAULT_MODEL = "vit_base_patch16_224"
 Model = Annotated[
     str,
     typer.Option(
+        "--model",
+        "-m",
         help="The host: a timm model, torchvision/ and one of its models, or a folder or hub name "
-        f"of a model of transformers, for images or videos; or {', '.join(VIDEO_HOSTS)}."
+        f"of a model of transformers, for images or videos; or {', '.join(VIDEO_HOSTS)}.",
     ),
 ]
 Data = Annotated[
@@ -81,7 +86,17 @@ Config = Annotated[
     ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="A file of the timm model's own weights.")]
-NumClasses = Annotated[int | None, typer.Option(min=1, help="How many classes the checkpoint has.")]
+NumClasses = Annotated[
+    int | None, typer.Option(min=1, help="How many classes the timm model's own weights have.")
+]
+NumClassesOrNone = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        min=0,
+        help="How many classes the timm model's own weights have; 0 for its features alone.",
+    ),
+]
 RandomWeights = Annotated[
     bool,
     typer.Option(
@@ -92,26 +107,66 @@ RandomWeights = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[str, typer.Option(help=f"Among {', '.join(DTYPES)}.")]
+Dtypes = Annotated[
+    str, typer.Option("--dtype", help=f"Among {', '.join(DTYPES)}; several comma-separated.")
+]
+_BATCH = "Images or clips a call"
 BatchSize = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Images a call; 64 on a GPU, 16 elsewhere.")
+    int | None,
+    typer.Option(
+        "--batch", "-b", min=1, help=f"{_BATCH}.", show_default="64 on a GPU, 16 elsewhere"
+    ),
+]
+TimedBatch = Annotated[int, typer.Option("--batch", "-b", min=1, help=f"{_BATCH} that is timed.")]
+TimedBatches = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        "-b",
+        help=f"{_BATCH} that is timed; several comma-separated, such as 1,8.",
+        show_default="as the device and the host have use for",
+    ),
+]
+Rounds = Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")]
+RoundsOrNone = Annotated[
+    int, typer.Option("--rounds", min=0, help="Timed turns of every rival; 0 leaves timing out.")
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Processes that decode ahead; by default one less than cores, up to 8."
+        "--workers",
+        "-j",
+        min=0,
+        help="Processes that decode ahead; 0 for none.",
+        show_default="one less than cores, up to 8",
     ),
 ]
-RunFolder = Annotated[
-    Path | None,
-    typer.Option(
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
+
+
+def _run_folder(command: str) -> Any:
+    return typer.Option(
         "--out",
-        help="Folder of the run; by default papr-eval (papr-drift) / MODEL-FINGERPRINT, which the "
-        "same command finds again.",
-    ),
+        help="Folder for what is written; by default one that the same command finds again.",
+        show_default=f"papr-{command}/MODEL-FINGERPRINT",
+    )
+
+
+EvalFolder = Annotated[Path | None, _run_folder("eval")]
+SweepFolder = Annotated[Path | None, _run_folder("sweep")]
+DriftFolder = Annotated[Path | None, _run_folder("drift")]
+PredictFolder = Annotated[str | None, _run_folder("predict")]
+ReproduceFolder = Annotated[Path | None, _run_folder("reproduce")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file, as JSON.")
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help="Take so many samples only, spread evenly; of shards the first."),
+_LIMIT = typer.Option(
+    "--limit", min=1, help="Take so many samples only, spread evenly; of shards the first."
+)
+Limit = Annotated[int | None, _LIMIT]
+LimitAlways = Annotated[int, _LIMIT]
+Figures = Annotated[
+    int, typer.Option(min=0, help="Draw pictures of so many images at most; 0 for none.")
 ]
 
 
@@ -283,10 +338,8 @@ def open_data(host: "nn.Module", data: "Found", limit: int | None = None) -> "So
 def in_short(source: "Source") -> str:
     """Which samples there are: how many, and what was taken for image and class."""
     unit = "video" if source.kind == "videos" else "image"
-    count, what = source.length, unit
-    if count is None:
-        count, what = len(source.shards), "shard"
-    parts = [f"{count} {what}{'' if count == 1 else 's'}"]
+    found = len(source.shards) if source.length is None else source.length
+    parts = [counted(found, "shard" if source.length is None else unit)]
     if split := source.about.get("split"):
         parts.append(f"split {split}")
     if column := source.about.get("column"):
@@ -316,7 +369,7 @@ def check_alone(command: str) -> None:
 def say(text: str) -> None:
     """Print a line, once however many processes there are."""
     if first():
-        out.print(text, highlight=False, markup=False)
+        print_line(text)
 
 
 def say_host(model: str, weights: Weights, host: "nn.Module", dtype: str) -> None:
@@ -328,7 +381,7 @@ def say_host(model: str, weights: Weights, host: "nn.Module", dtype: str) -> Non
 def name_left_out(
     skipped: "Sequence[Skipped]",
     ignored: Sequence[str],
-    rows: str = "have no row",
+    rows: str = "without a row",
     place: str = "summary.json",
 ) -> None:
     """Name samples without an answer, the first few of each kind.
@@ -340,17 +393,15 @@ def name_left_out(
         place: where all of them are named.
     """
     if skipped:
-        errors.print(f"{len(skipped)} samples could not be read and {rows}:", style="red")
+        print_line(f"{counted(len(skipped), 'sample')} could not be read, {rows}:", "red", errors)
         for sample in skipped[:_SHOWN]:
-            errors.print(
-                f"  {shown(sample.id)}: {shown(sample.reason)}", highlight=False, markup=False
-            )
+            print_line(f"  {shown(sample.id)}: {shown(sample.reason)}", to=errors)
     if ignored:
-        errors.print(f"{len(ignored)} files are no images by their names and were left out:")
+        print_line(f"{counted(len(ignored), 'file')} left out, no images by name:", to=errors)
         for name in ignored[:_SHOWN]:
-            errors.print(f"  {shown(name)}", highlight=False, markup=False)
+            print_line(f"  {shown(name)}", to=errors)
     if max(len(skipped), len(ignored)) > _SHOWN:
-        errors.print(f"  ... all of them are named in {place}")
+        print_line(f"  ... all of them are named in {place}", to=errors)
 
 
 _EVERY = 30.0  # seconds
@@ -363,10 +414,10 @@ class Rate(Progress):
     every 30 seconds instead. Nothing is drawn by any but the first of torchrun's processes.
 
     Args:
-        unit: what is counted.
+        unit: what is counted, in the singular.
     """
 
-    def __init__(self, unit: str = "images") -> None:
+    def __init__(self, unit: str = "image") -> None:
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -389,13 +440,13 @@ class Rate(Progress):
             self._all = done == total
         completed = int(task.completed) + done
         fresh, elapsed = completed - self._found, task.elapsed or 0.0
-        rate = f", {fresh / elapsed:.1f} {self._unit}/s" if fresh and elapsed else ""
+        rate = f", {fresh / elapsed:.1f} {self._unit}s/s" if fresh and elapsed else ""
         count = f"{completed} of {total}{rate}" if total else f"{completed}{rate}"
         self.update(
             self._task,
             completed=completed,
             total=total,
-            description=self._unit,
+            description=f"{self._unit}s",
             count=Text(count),
         )
         if not self.console.is_terminal and not self.disable:
@@ -407,7 +458,7 @@ class Rate(Progress):
         self._said = time.monotonic()
         left = self.tasks[0].time_remaining
         more = f", {timedelta(seconds=int(left))} left" if left else ""
-        errors.print(f"{self._unit}: {count}{more}", highlight=False, markup=False)
+        print_line(f"{self._unit}s: {count}{more}", to=errors)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Say how a stopped run goes on, and that a finished one had nothing left to do."""
@@ -416,11 +467,11 @@ class Rate(Progress):
             return
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             done = int(self.tasks[0].completed)
-            errors.print(f"stopped after {done} {self._unit}: the same command goes on")
+            errors.print(f"stopped after {counted(done, self._unit)}: the same command goes on")
         elif kind is None and self._all:
             errors.print("nothing was left to do: these are the figures of the finished run")
 
 
 def rate_of(source: "Source") -> Rate:
     """A bar over the samples of a source, named as they are."""
-    return Rate("videos" if source.kind == "videos" else "images")
+    return Rate("video" if source.kind == "videos" else "image")

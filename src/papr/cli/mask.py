@@ -6,38 +6,35 @@ from typing import Annotated
 import typer
 
 from papr.cli.common import (
+    ImageSize,
+    Keep,
+    Patch,
     ProposalName,
     ProposalSize,
+    Score,
     Strict,
-    out,
     parse_size,
+    print_line,
     progress,
 )
-from papr.cli.hosting import RandomWeights, make_proposal
+from papr.cli.hosting import OutFolder, RandomWeights, make_proposal
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.errors import ConfigError
 from papr.files import Lines, check_folder, make_output
 from papr.provenance import KEY, Provenance
+from papr.words import counted
 
 
 def mask(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    keep: Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep <= 1.")] = 0.5,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
-        "papr-masks"
-    ),
+    keep: Keep = 0.5,
+    out_dir: OutFolder = Path("papr-mask"),
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
     random_weights: RandomWeights = False,
-    size: Annotated[int, typer.Option(min=16, help="Resize the shorter side to this.")] = 224,
-    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 16,
-    score: Annotated[
-        str,
-        typer.Option(
-            help='"significance" as in the paper, or "softcam": class activation maps weighted by '
-            "probability."
-        ),
-    ] = "significance",
+    img_size: ImageSize = 224,
+    patch: Patch = 16,
+    score: Score = "significance",
     strict: Strict = False,
 ) -> None:
     """Draw the significance map and the kept patches of images.
@@ -50,8 +47,8 @@ def mask(
     check_keep(keep)
     if score not in ("significance", "softcam"):
         raise ConfigError(f'expected --score "significance" or "softcam", got {score!r}')
-    if size < patch:
-        raise ConfigError(f"expected --size of at least one patch ({patch} px), got {size}")
+    if img_size < patch:
+        raise ConfigError(f"expected --img-size of at least one patch ({patch} px), got {img_size}")
     check_folder(out_dir, "--out")
     who_size = parse_size(proposal_size, "--proposal-size")
     import torch
@@ -63,7 +60,7 @@ def mask(
     paths = images_of(images)
     who = make_proposal(proposal, random_weights)
     weighed = Provenance(None, {who.name: who.weights})
-    reader = Reader(lambda photograph: fit(photograph, size, patch))
+    reader = Reader(lambda photograph: fit(photograph, img_size, patch))
     make_output(out_dir)
     with Lines(out_dir / "masks.jsonl") as lines, reader.naming(), progress("mask") as bar:
         for path, name in bar.track(list(zip(paths, distinct_names(paths), strict=True))):
@@ -95,5 +92,6 @@ def mask(
                 KEY: weighed.to_dict(),
             }
             lines.add(line)
-    out.print(f"{len(paths) - len(reader.broken)} images, pictures and masks.jsonl in {out_dir}")
+    seen = counted(len(paths) - len(reader.broken), "image")
+    print_line(f"{seen}, pictures and masks.jsonl in {out_dir}")
     reader.report(len(paths), strict)

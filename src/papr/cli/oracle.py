@@ -10,6 +10,7 @@ from torch import Tensor
 
 from papr.errors import ConfigError, one_line
 from papr.significance import describe
+from papr.words import counted
 
 
 class Oracle:
@@ -32,8 +33,8 @@ class Oracle:
             raise ConfigError(f"expected --oracle scores (N, h, w), got {describe(table)}")
         if len(table) != len(paths):
             raise ConfigError(
-                f"expected --oracle scores of the {len(paths)} images found, those that cannot be "
-                f"read included, got {describe(table)}"
+                f"expected --oracle scores of {counted(len(paths), 'image')} found, those that "
+                f"cannot be read included, got {describe(table)}"
             )
         self._rows = {path: row for row, path in enumerate(paths)}
         if len(self._rows) < len(paths):

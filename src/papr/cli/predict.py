@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from papr.cli.common import (
+    Keep,
     MergeR,
     ProposalName,
     ProposalSize,
@@ -14,11 +15,12 @@ from papr.cli.common import (
     Stages,
     Strict,
     check_dtypes,
-    out,
     parse_list,
+    print_line,
     settle,
 )
 from papr.cli.hosting import (
+    DEFAULT_MODEL,
     BatchSize,
     Checkpoint,
     Config,
@@ -28,6 +30,8 @@ from papr.cli.hosting import (
     ImageColumn,
     Limit,
     Model,
+    NumClassesOrNone,
+    PredictFolder,
     RandomWeights,
     Root,
     Views,
@@ -46,17 +50,14 @@ from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError
 from papr.files import check_folder
+from papr.words import counted
 
 
 def predict(
     context: typer.Context,
     data: Data,
-    out_dir: Annotated[
-        str,
-        typer.Option("--out", help="Folder of the run; with --engine ray also s3:// and the like."),
-    ],
-    model: Model = "vit_base_patch16_224",
-    keep: Annotated[float, typer.Option(help="Fraction of patches to keep; 1 for all.")] = 0.5,
+    model: Model = DEFAULT_MODEL,
+    keep: Keep = 0.5,
     outputs: Annotated[
         str, typer.Option(help="What to write, among labels, embeddings, masks.")
     ] = "labels,embeddings,masks",
@@ -70,10 +71,7 @@ def predict(
     score: Score = "significance",
     config: Config = None,
     checkpoint: Checkpoint = None,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(min=0, help="Classes of a timm model; 0 for its features alone."),
-    ] = None,
+    num_classes: NumClassesOrNone = None,
     random_weights: RandomWeights = False,
     batch: BatchSize = None,
     workers: Workers = None,
@@ -87,6 +85,7 @@ def predict(
     views: Views = "videomae",
     dtype: Dtype = "float32",
     device: Device = "auto",
+    out_dir: PredictFolder = None,
     strict: Strict = False,
 ) -> None:
     """Answer every sample of a data set with a pruned model; killed, the same command goes on.
@@ -107,7 +106,7 @@ def predict(
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError('expected ray for --engine ray: pip install "papr-torch[ray]"')
     check_dtypes(dtype)
-    if engine != "ray":
+    if out_dir is not None and engine != "ray":
         check_folder(Path(out_dir), "--out")
     from papr.evaluate import Predictor
     from papr.evaluate import predict as run
@@ -129,7 +128,7 @@ def predict(
     source = open_data(loaded.host, samples, limit)
     say(
         f"{model} ({loaded.provenance}), {_pruned(pruning)}, "
-        f"{describe_device(loaded.device)}, {dtype}; rows in {out_dir}"
+        f"{describe_device(loaded.device)}, {dtype}"
     )
     with rate_of(source) as bar:
         found = run(
@@ -145,16 +144,15 @@ def predict(
     if not first():
         return
     rate = f" at {found.done / found.seconds:.1f} a second" if found.done else ""
-    out.print(
-        f"{found.samples} samples, {found.done} of them now{rate}; {found.provenance}",
-        highlight=False,
+    print_line(
+        f"{counted(found.samples, 'sample')}, {found.done} of them now{rate}; {found.provenance}"
     )
     for sentence in found.nulls:
-        out.print(sentence, style="dim", highlight=False, markup=False)
+        print_line(sentence, "dim")
     say_blank(found.warning)
-    name_left_out(found.skipped, found.ignored, rows="have a row that says why")
+    name_left_out(found.skipped, found.ignored, rows="with a row that says why")
     place = found.out if "://" in found.out else str(Path(found.out))
-    out.print(f"written: {place}/rows", soft_wrap=True, highlight=False)
+    print_line(f"written: {place}/rows")
     settle(found.samples - len(found.skipped), len(found.skipped), strict)
 
 

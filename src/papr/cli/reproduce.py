@@ -1,13 +1,22 @@
 """`papr reproduce`: the paper's tables, ours beside the published figures."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from papr.cli.common import out
-from papr.cli.hosting import BatchSize, Device, ImageColumn, RandomWeights, Workers, find_data
+from papr.cli.common import print_line
+from papr.cli.hosting import (
+    BatchSize,
+    Device,
+    ImageColumn,
+    JsonFile,
+    Limit,
+    RandomWeights,
+    ReproduceFolder,
+    Workers,
+    find_data,
+)
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, write_json
 
@@ -28,24 +37,19 @@ def reproduce(
         list[str] | None,
         typer.Option(help="NAME=FILE, of hosts whose weights no library has; repeat for more."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Only this host of the table.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Only this host of the table.")
+    ] = None,
     proposal: Annotated[
         str | None, typer.Option(help="Who looks instead of the paper's proposal.")
     ] = None,
     random_weights: RandomWeights = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many samples, evenly spread.")
-    ] = None,
-    out_dir: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for the rows; by default papr-eval/HOST-FINGERPRINT."),
-    ] = None,
+    limit: Limit = None,
+    out_dir: ReproduceFolder = None,
     batch: BatchSize = None,
     workers: Workers = None,
     device: Device = "auto",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures there.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Run the paper's tables again, in reference mode, and print ours beside what it published.
 
@@ -59,7 +63,7 @@ def reproduce(
 
     Example: papr reproduce augreg --dry-run
 
-    Example: papr reproduce mae --host vit_base_patch16_224 --data imagenet/val --checkpoint
+    Example: papr reproduce mae --model vit_base_patch16_224 --data imagenet/val --checkpoint
     vit_base_patch16_224=mae_finetuned_vit_base.pth
     """
     from papr.cli import reproduced  # needs the extra `eval`
@@ -83,7 +87,7 @@ def reproduce(
         wanted = reproduced.Wanted(
             find_data(data, image_column=image_column),
             out_dir,
-            host,
+            model,
             random_weights,
             proposal,
             limit,
@@ -94,6 +98,6 @@ def reproduce(
         report |= reproduced.run(recipe, files, wanted)
     if json_file is not None:
         write_json(json_file, report)
-        out.print(f"written to {json_file}")
+        print_line(f"written to {json_file}")
     if not all(row["agrees"] for row in report.get("counts", ())):
         raise typer.Exit(1)

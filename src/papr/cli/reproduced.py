@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
-from papr.cli.common import out, progress
+from papr.cli.common import out, print_line, progress
 from papr.cli.hosting import Rate, say_blank
+from papr.cli.tables import Sheet
 from papr.environment import pick_device
 from papr.errors import ConfigError
 from papr.evaluate.finding import Found
@@ -25,6 +25,7 @@ from papr.evaluate.reproduce import (
 )
 from papr.measure import wilson
 from papr.provenance import KEY
+from papr.words import counted
 
 _SOURCE = (
     "Published: Mahmud et al., ECCV 2024; accuracies are read partly off plots: "
@@ -61,7 +62,7 @@ class Wanted:
 
 def list_tables() -> None:
     """All tables, a line each."""
-    shown = Table("table", "what", "rows", "data", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Sheet("table", "what", "rows", "data", justify="left")
     for recipe in RECIPES.values():
         shown.add_row(recipe.name, recipe.title, str(len(recipe.rows)), recipe.data)
     out.print(shown)
@@ -77,7 +78,7 @@ def run(recipe: Recipe, files: dict[str, Path], wanted: Wanted) -> dict[str, Any
     """Evaluate the table's hosts one by one, and print each beside what is published."""
     names = [host.counted for host in recipe.hosts]
     if wanted.only is not None and wanted.only not in names:
-        raise ConfigError(f"expected --host among {', '.join(names)}, got {wanted.only!r}")
+        raise ConfigError(f"expected --model among {', '.join(names)}, got {wanted.only!r}")
     found = []
     for host in recipe.hosts:
         if wanted.only in (None, host.counted):
@@ -110,15 +111,9 @@ def _run_host(recipe: Recipe, host: HostWeights, file: Path | None, wanted: Want
 def accuracies(ran: Ran) -> Table:
     """One host: ours beside the published accuracies; time never without GMACs."""
     dense = ran.report.results[0]
-    shown = Table(
-        "configuration",
-        title=f"{ran.host.name} ({ran.report.provenance}), {dense.images} samples",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("GMACs", "speed-up", "agree", "top-1", "published", "difference"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    title = f"{ran.host.name} ({ran.report.provenance}), {counted(dense.images, 'sample')}"
+    headings = ("GMACs", "speed-up", "agree", "top-1", "published", "difference")
+    shown = Sheet("configuration", *headings, title=title)
     for row, result in ran.figures:
         top1 = None if result.top1 is None else 100 * result.top1
         shown.add_row(
@@ -143,12 +138,12 @@ def _say_accuracies(recipe: Recipe, ran: Ran, wanted: Wanted) -> None:
     elif dense.top1 is not None and not is_complete(recipe, dense.labelled):
         low, high = wilson(round(dense.top1 * dense.labelled), dense.labelled)
         out.print(
-            f"[yellow]{dense.labelled} samples, not the whole validation set of "
+            f"[yellow]{counted(dense.labelled, 'sample')}, not the whole validation set of "
             f"{COMPLETE[recipe.data]}: top-1 of the dense host is {100 * dense.top1:.1f} "
             f"({100 * low:.1f} to {100 * high:.1f}, 95 %, Wilson).[/yellow]"
         )
     if ran.report.skipped:
-        out.print(f"[red]{len(ran.report.skipped)} samples could not be read.[/red]")
+        out.print(f"[red]{counted(len(ran.report.skipped), 'sample')} could not be read.[/red]")
 
 
 def _ran_dict(ran: Ran) -> dict[str, Any]:
@@ -205,15 +200,9 @@ def dry_run(recipe: Recipe, files: dict[str, Path], data: str | None) -> dict[st
 
 def counts_table(host: str, found: Sequence[Counted]) -> Table:
     """One host: ours beside the printed counts, each with its tolerance."""
-    shown = Table(
-        "configuration",
-        title=f"{host}: GMACs of host + proposal, or times fewer than dense (x)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("GMACs", "ours", "published", "difference", "within"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    title = f"{host}: GMACs of host + proposal, or times fewer than dense (x)"
+    headings = ("GMACs", "ours", "published", "difference", "within")
+    shown = Sheet("configuration", *headings, title=title)
     for row in found:
         printed = row.row.macs
         costs = f"{row.host:.2f} + {row.proposal:.2f}" if row.proposal else f"{row.host:.2f}"
@@ -252,7 +241,7 @@ def _say_need(need: Need) -> None:
     colour = "green" if need.met else "yellow"
     size = "" if need.megabytes is None else f", {need.megabytes:.0f} MB"
     out.print(f"  {need.what}{size}: [{colour}]{need.state}[/{colour}]")
-    out.print(f"    {need.detail}", highlight=False, markup=False)
+    print_line(f"    {need.detail}")
 
 
 def _count_dict(row: Counted) -> dict[str, Any]:

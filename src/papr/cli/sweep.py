@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from papr.cli.common import (
+    Keeps,
+    ProposalNames,
+    ProposalSizes,
     Score,
     Stages,
     Strict,
@@ -16,6 +18,7 @@ from papr.cli.common import (
     parse_list,
     parse_proposal_size,
     parse_stages,
+    print_line,
     results_first,
     settle,
     share_cell,
@@ -23,6 +26,7 @@ from papr.cli.common import (
 )
 from papr.cli.evaluate import gmacs_heading
 from papr.cli.hosting import (
+    DEFAULT_MODEL,
     BatchSize,
     Checkpoint,
     Data,
@@ -34,7 +38,7 @@ from papr.cli.hosting import (
     NumClasses,
     RandomWeights,
     Root,
-    RunFolder,
+    SweepFolder,
     Views,
     Workers,
     find_data,
@@ -47,33 +51,33 @@ from papr.cli.hosting import (
     say_host,
     with_proposals,
 )
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, ProposalSize
 from papr.environment import describe_device
 from papr.errors import ConfigError
 from papr.files import check_folder
+from papr.words import counted
 
 if TYPE_CHECKING:
     from papr.evaluate.sweep import Sweep
 
-Proposals = Annotated[str, typer.Option(help="Who looks first: names, comma-separated.")]
 Rs = Annotated[
     str | None,
     typer.Option(
-        help="Tokens merged away in each block of the second half, after pruning; 0 for none. By "
-        "default 0,8 where the model can merge."
+        help="Plain ViTs: tokens merged away in each block (ToMe), 0 for none; several "
+        "comma-separated; in the second half of the blocks.",
+        show_default="0,8 where the model can merge",
     ),
 ]
 
 
 def sweep(
     data: Data,
-    model: Model = "vit_base_patch16_224",
-    keep: Annotated[str, typer.Option(help="Fractions of patches to keep.")] = "0.7,0.5,0.3",
+    model: Model = DEFAULT_MODEL,
+    keep: Keeps = "0.7,0.5,0.3",
     merge_r: Rs = None,
-    proposals: Proposals = DEFAULT_PROPOSAL,
-    proposal_sizes: Annotated[
-        str, typer.Option(help='Resolutions, such as default,96,128x128; see "papr bench".')
-    ] = "default",
+    proposals: ProposalNames = DEFAULT_PROPOSAL,
+    proposal_sizes: ProposalSizes = "default",
     stages: Stages = None,
     score: Score = "significance",
     baselines: Annotated[bool, typer.Option(help="Run the baselines at every keep too.")] = True,
@@ -97,7 +101,7 @@ def sweep(
     dtype: Dtype = "float32",
     device: Device = "auto",
     html: Annotated[bool, typer.Option(help="Write sweep.html too: 5 MB, opens offline.")] = True,
-    out_dir: RunFolder = None,
+    out_dir: SweepFolder = None,
     strict: Strict = False,
 ) -> None:
     """Try a grid of configurations beside the baselines, and draw what each gives and costs.
@@ -125,7 +129,7 @@ def sweep(
     rs = None if merge_r is None else parse_list(merge_r, int, "--merge-r")
     tome_rs = parse_list(tome_r, int, "--tome-r")
     sizes = parse_sizes(proposal_sizes)
-    names = parse_list(proposals, str, "--proposals")
+    names = parse_list(proposals, str, "--proposal")
     import torch
 
     from papr.evaluate import prepare_for
@@ -158,14 +162,14 @@ def sweep(
     if not first():
         return
     device = describe_device(next(host.parameters()).device)
-    count = f"{found.points[0].result.images} {found.report.unit}s"
+    count = counted(found.points[0].result.images, found.report.unit)
     note = f"{model} ({found.report.provenance}), {count}, {device}, torch {torch.__version__}"
     folder, files = Path(found.report.folder), list[Path]()
     with results_first(lambda: files.extend(found.write(folder, note, html))):
         out.print(table(found))
         explain(found)
     there = ", ".join([*(path.name for path in files), "rows/"])
-    out.print(f"written to {folder}: {there}", highlight=False, markup=False, soft_wrap=True)
+    print_line(f"written to {folder}: {there}")
     settle(found.points[0].result.images, len(found.report.skipped), strict)
 
 
@@ -177,14 +181,12 @@ def parse_sizes(text: str) -> list[ProposalSize]:
 
 def table(found: "Sweep") -> Table:
     """All points, family by family; the fronts they are on in the last column."""
-    sheet = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     results = [point.result for point in found.points]
-    sheet.columns[0].min_width = max(len(result.name) for result in results)
     shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine", "differs": "difference"}
     shares = shown_shares(shares, results[0], bool(found.report.blank))
     unit = found.report.unit
-    for heading in (*shares, gmacs_heading(found.report), f"ms/{unit}", "speed-up", "front"):
-        sheet.add_column(heading, justify="right", no_wrap=True)
+    costs = (gmacs_heading(found.report), f"ms/{unit}", "speed-up", "front")
+    sheet = Sheet("", *shares, *costs)
     letters = {"gmacs": "G", "ms_per_image": "T"}
     for point in found.points:
         result = point.result
@@ -215,8 +217,8 @@ def explain(found: "Sweep") -> None:
             "--limit or a smaller --batch.[/yellow]"
         )
     for name, reason in found.missing.items():
-        out.print(f"left out: {name}: {reason}", style="dim", highlight=False, markup=False)
+        print_line(f"left out: {name}: {reason}", "dim")
     name_left_out(found.report.skipped, found.report.ignored)
     if found.report.note:
-        out.print(found.report.note, style="dim", highlight=False, markup=False)
+        print_line(found.report.note, "dim")
     say_blank(found.report.blank)

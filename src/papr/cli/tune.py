@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from papr.cli.common import (
+    ProposalNames,
+    ProposalSizes,
     Score,
     Stages,
     Strict,
@@ -18,6 +19,7 @@ from papr.cli.common import (
     out,
     parse_list,
     parse_stages,
+    print_line,
     results_first,
     settle,
     with_quartiles,
@@ -25,16 +27,21 @@ from papr.cli.common import (
 )
 from papr.cli.console import shown
 from papr.cli.hosting import (
+    DEFAULT_MODEL,
     BatchSize,
     Checkpoint,
     Data,
     Device,
     Dtype,
     ImageColumn,
+    JsonFile,
+    LimitAlways,
     Model,
     NumClasses,
+    OutFolder,
     RandomWeights,
     Root,
+    Rounds,
     Views,
     Workers,
     check_alone,
@@ -46,9 +53,10 @@ from papr.cli.hosting import (
     say_host,
     with_proposals,
 )
-from papr.cli.sweep import Proposals, Rs, parse_sizes
+from papr.cli.sweep import Rs, parse_sizes
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL
-from papr.files import check_file, write_text
+from papr.files import check_file, check_folder, make_output, write_text
 from papr.provenance import KEY
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ _MISSED = {
 
 def tune(
     data: Data,
-    model: Model = "vit_base_patch16_224",
+    model: Model = DEFAULT_MODEL,
     target_agreement: Annotated[
         float | None,
         typer.Option(help="Share of images with the dense model's answer, such as 0.99."),
@@ -75,10 +83,8 @@ def tune(
     target_cosine: Annotated[
         float | None, typer.Option(help="Mean cosine to the dense model's embeddings.")
     ] = None,
-    proposals: Proposals = DEFAULT_PROPOSAL,
-    proposal_sizes: Annotated[
-        str, typer.Option(help="Resolutions that are tried, such as default,96,128x128.")
-    ] = "default,96",
+    proposals: ProposalNames = DEFAULT_PROPOSAL,
+    proposal_sizes: ProposalSizes = "default,96",
     merge_r: Rs = None,
     stages: Stages = None,
     score: Score = "significance",
@@ -89,13 +95,11 @@ def tune(
             "figure as it is."
         ),
     ] = 0.8,
-    limit: Annotated[
-        int, typer.Option(min=2, help="Samples taken, evenly spread; half are held in memory.")
-    ] = 1000,
+    limit: LimitAlways = 1000,
     root: Root = None,
     image_column: ImageColumn = None,
     views: Views = "videomae",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")] = 9,
+    rounds: Rounds = 9,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
     random_weights: RandomWeights = False,
@@ -103,12 +107,8 @@ def tune(
     workers: Workers = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
-    out_file: Annotated[
-        Path, typer.Option("--out", help="Where the chosen configuration is written, as JSON.")
-    ] = Path("chosen.json"),
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all trials and figures there.")
-    ] = None,
+    out_dir: OutFolder = Path("papr-tune"),
+    json_file: JsonFile = None,
     strict: Strict = False,
 ) -> None:
     """Find keep and the rest for a target agreement or a target speed-up, on your own images.
@@ -123,17 +123,17 @@ def tune(
     the one that agrees most. The speed-up reported is measured anew.
 
     The target is reached where that held-out agreement, or the speed-up measured anew, meets it;
-    then papr.prune(model, "chosen.json") prunes so. If it does not but its interval holds the
-    target, too few images were given to tell, and it is said about how many would. Then, and where
-    nothing meets the target, the best found is shown, nothing is written to --out, and the exit
-    status is 1.
+    then papr.prune(model, "papr-tune/chosen.json") prunes so. If it does not but its interval holds
+    the target, too few images were given to tell, and it is said about how many would. Then, and
+    where nothing meets the target, the best found is shown, nothing is written to --out, and the
+    exit status is 1.
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
     check_alone("tune")
-    check_file(out_file, "--out")
+    check_folder(out_dir, "--out")
     check_file(json_file, "--json")
-    sizes, names = parse_sizes(proposal_sizes), parse_list(proposals, str, "--proposals")
+    sizes, names = parse_sizes(proposal_sizes), parse_list(proposals, str, "--proposal")
     rs = None if merge_r is None else parse_list(merge_r, int, "--merge-r")
     from papr.evaluate import prepare_for
     from papr.evaluate.searching import Goal
@@ -151,7 +151,7 @@ def tune(
 
         def watch(trial: "Trial") -> None:
             status.update(Text(shown(f"tried {_trial(trial)}")))
-            errors.print(f"  {_trial(trial)}", highlight=False, markup=False)
+            print_line(f"  {_trial(trial)}", to=errors)
 
         found = run(
             host,
@@ -171,29 +171,30 @@ def tune(
             watch=watch,
         )
     found = _by_name(found)
+    chosen = out_dir / "chosen.json"
     about = {"model": model} | found.to_dict()
-    with results_first(lambda: _write(found, out_file)), written(json_file, about):
+    with results_first(lambda: _write(found, chosen)), written(json_file, about):
         if not found.blank:
             out.print(_table(found))
         out.print(_costs(found), highlight=False, soft_wrap=True)
         name_left_out(found.skipped, (), place="what --json writes")
         say_blank(found.blank)
-        out.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
-        out.print(found.code(), highlight=False, markup=False, soft_wrap=True)
+        print_line(found.verdict)
+        print_line(found.code())
         if found.reached:
-            same = f"# the same: papr.prune(model, {str(out_file)!r})"
-            out.print(same, highlight=False, markup=False)
+            print_line(f"# the same: papr.prune(model, {str(chosen)!r})")
     if not found.reached:
         errors.print(_MISSED[found.state])
         raise typer.Exit(1)
     settle(found.batch, len(found.skipped), strict)  # of both halves some could be read
 
 
-def _write(found: "Tuned", out_file: Path) -> None:
+def _write(found: "Tuned", file: Path) -> None:
     """The configuration, where it reaches its target."""
     if found.reached:
         stored = found.config.to_dict() | {KEY: found.provenance.to_dict()}
-        write_text(out_file, json.dumps(stored) + "\n")
+        make_output(file.parent)
+        write_text(file, json.dumps(stored) + "\n")
 
 
 def _trial(trial: "Trial") -> str:
@@ -222,13 +223,11 @@ def _by_name(found: "Tuned") -> "Tuned":
 
 def _table(found: "Tuned") -> Table:
     """The choice on both halves."""
-    table = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     assert found.tuning is not None
     assert found.held_out is not None
     kinds = ("cosine",) if found.held_out.agree is None else ("agreement", "cosine")
     single = found.held_out.difference is not None
-    for heading in ("images", *kinds, *(["differs"] if single else [])):
-        table.add_column(heading, justify="right")
+    table = Sheet("", "images", *kinds, *(["differs"] if single else []))
     for half, quality in (("tuned on", found.tuning), ("held out", found.held_out)):
         cells = []
         for kind in kinds:

@@ -11,27 +11,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich import box
 from rich.table import Table
 
 from papr.cli.common import (
+    Keep,
     ProposalName,
     ProposalSize,
     Score,
     advise,
     out,
     parse_proposal_size,
+    print_line,
     progress,
     results_first,
     speed_table,
 )
-from papr.cli.hosting import RandomWeights, make_proposal, say_blank
+from papr.cli.hosting import (
+    Device,
+    Model,
+    OutFolder,
+    RandomWeights,
+    RoundsOrNone,
+    make_proposal,
+    say_blank,
+)
+from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, PruneConfig
 from papr.environment import describe_device, environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_folder, make_output, write_json
-from papr.names import VIDEO_HOSTS
 from papr.provenance import KEY, Provenance
+from papr.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -58,17 +68,9 @@ class _Seen(NamedTuple):
 
 def video(
     clip: Annotated[Path, typer.Argument(help="A video, in any container FFmpeg reads.")],
-    keep: Annotated[float, typer.Option(help="Fraction of patches to keep, 0 < keep < 1.")] = 0.35,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path(
-        "papr-video"
-    ),
-    model: Annotated[
-        str,
-        typer.Option(
-            help=f"{', '.join(VIDEO_HOSTS)} (with --random-weights, they have no others); or "
-            "a name on the Hugging Face hub, or a folder of transformers' save_pretrained."
-        ),
-    ] = "videomae_base",
+    keep: Keep = 0.35,
+    out_dir: OutFolder = Path("papr-video"),
+    model: Model = "videomae_base",
     proposal: ProposalName = DEFAULT_PROPOSAL,
     proposal_size: ProposalSize = None,
     random_weights: RandomWeights = False,
@@ -82,10 +84,8 @@ def video(
         typer.Option(help="A window that starts at this second; may be given several times."),
     ] = None,
     stride: Annotated[int, typer.Option(min=1, help="Video frames per frame of a window.")] = 4,
-    rounds: Annotated[
-        int, typer.Option(min=0, help="Timed turns, dense and pruned; 0 leaves timing out.")
-    ] = 3,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    rounds: RoundsOrNone = 3,
+    device: Device = "auto",
     decoder: Annotated[str, typer.Option(help="auto, torchcodec or pyav.")] = "auto",
 ) -> None:
     """Prune a video model on a clip and write an overlay of what it kept.
@@ -112,11 +112,9 @@ def video(
 
     target = pick_device(device)
     with open_video(clip, decoder) as source:
-        out.print(
-            f"{clip.name}: {source.frames} frames of {source.width} x {source.height} in "
-            f"{source.duration:.1f} s, {source.fps:g} per second, read by {source.backend}",
-            highlight=False,
-            markup=False,
+        print_line(
+            f"{clip.name}: {counted(source.frames, 'frame')} of {source.width} x {source.height} "
+            f"in {source.duration:.1f} s, {source.fps:g} per second, read by {source.backend}"
         )
         _check_times(source, stride, start or [])
         who = make_proposal(proposal, random_weights)
@@ -127,7 +125,7 @@ def video(
         chosen = _windows(source, shape, stride, windows, start)
         mean, std = video_statistics(host, model)
         config = replace(config, proposal=who, mean=mean, std=std)
-        out.print(f"{model} ({weighed}), keep {keep:g}, {describe_device(target)}", highlight=False)
+        print_line(f"{model} ({weighed}), keep {keep:g}, {describe_device(target)}")
         seen, dense = _look(source, chosen, host, config, target, compared=judged)
         pictures = _draw(source, chosen, seen, weighed.note)
         first = _pixels(source, chosen[0], config, target)
@@ -168,7 +166,7 @@ def video(
                 out.print(speed_table(rows, "clip"))
                 advise(rows)
     there = ", ".join(str(file) for file in files.values())
-    out.print(f"written: {there}", highlight=False, markup=False, soft_wrap=True)
+    print_line(f"written: {there}")
 
 
 def _write(
@@ -192,7 +190,7 @@ def _check_times(source: Video, stride: int, starts: list[float]) -> None:
         raise ConfigError(f"expected a video of 2 frames or more, {source.path} has 1")
     if stride >= source.frames:
         raise ConfigError(
-            f"expected --stride below the video's {source.frames} frames, got {stride}"
+            f"expected --stride below the video's {counted(source.frames, 'frame')}, got {stride}"
         )
     for seconds in starts:
         if not isfinite(seconds) or not 0 <= seconds < source.duration:
@@ -321,12 +319,9 @@ def _fractions(one: _Seen) -> list[float]:
 
 
 def _kept_table(source: Video, chosen: list[View], seen: list[_Seen]) -> Table:
-    table = Table(
-        "seconds", "kept", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
-    )
-    table.title = f"kept of each tubelet, {len(chosen[0].frames) // len(seen[0].mask)} frames each"
-    table.add_column("least", justify="right")
-    table.add_column("most", justify="right")
+    frames = counted(len(chosen[0].frames) // len(seen[0].mask), "frame")
+    title = f"kept of each tubelet, {frames} each"
+    table = Sheet("seconds", "kept", "least", "most", title=title, justify="left")
     highest = max(max(_fractions(one)) for one in seen)
     blocks = _BLOCKS if out.encoding.startswith("utf") else "12345678"
     for view, one in zip(chosen, seen, strict=True):
@@ -358,9 +353,8 @@ def _top(host: nn.Module, seen: list[_Seen], dense: list[Tensor]) -> dict[str, l
 
 
 def _top_table(top: dict[str, list[Any]], windows: int) -> Table:
-    table = Table("dense", "pruned", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.title = f"likeliest classes, mean of {windows} windows"
-    table.title_justify = "left"
+    title = f"likeliest classes, mean of {counted(windows, 'window')}"
+    table = Sheet("dense", "pruned", title=title, justify="left")
     for pair in zip(top["dense"], top["pruned"], strict=True):
         table.add_row(*(f"{name} {probability:.1%}" for name, probability in pair))
     return table

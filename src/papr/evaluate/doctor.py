@@ -40,6 +40,7 @@ from papr.images import load_image
 from papr.measure import interleave, quartiles
 from papr.pruning import Support, prune, supported, unprune, unwrap
 from papr.twins import twin
+from papr.words import counted
 
 KEEPS = (0.7, 0.5, 0.3)
 BATCHES = {"cpu": (1, 8), "cuda": (1, 32, 128), "mps": (1, 16)}
@@ -252,7 +253,7 @@ def measure_loading(prepare: Prepare, source: Source | None, samples: int = 64) 
         source = take(source, samples)
         assert source.length is not None
         items = [item_or_fault(source, number) for number in range(source.length)]
-        what = f"{len(items)} samples of the data ({source.kind})"
+        what = f"{counted(len(items), 'sample')} of the data ({source.kind})"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the loader's processes
     try:
@@ -357,14 +358,15 @@ def _unfused(host: nn.Module) -> list[str]:
 def _threads(threads: int, cores: int, workers: int) -> list[str]:
     if threads > cores:
         return [
-            f"torch has {threads} threads for {cores} cores, which get in each other's way: "
-            f"torch.set_num_threads({cores})"
+            f"torch has {counted(threads, 'thread')} for {counted(cores, 'core')}, which get in "
+            f"each other's way: torch.set_num_threads({cores})"
         ]
     if workers and threads + workers > cores > 1:
         return [
-            f"torch's {threads} threads and {workers} loading processes want more than the "
-            f"{cores} cores: threads that wait for one another lose more than their share, so end "
-            f"to end is at best what is said here; try torch.set_num_threads({cores - 1})"
+            f"torch's {counted(threads, 'thread')} and {counted(workers, 'loading process')} want "
+            f"more than the {cores} cores: threads that wait for one another lose more than "
+            f"their share, so end to end is at best what is said here; try "
+            f"torch.set_num_threads({cores - 1})"
         ]
     if 2 * threads <= cores:
         return [

@@ -40,6 +40,7 @@ from papr.evaluate.summary import plain
 from papr.files import write_json
 from papr.measure import spread
 from papr.provenance import GIVEN, Provenance, Weights
+from papr.words import counted
 
 SCHEMA = pa.schema(
     [
@@ -340,7 +341,8 @@ def _check_count(dense: Any, ks: Sequence[int], folder: Folder) -> None:
         skipped = folder.skipped()
         why = f": {skipped[0].reason}" if skipped else ""
         raise ConfigError(
-            f"expected more than {max(ks)} images for recall@{max(ks)}, got {len(dense)}{why}"
+            f"expected more than {counted(max(ks), 'image')} for recall@{max(ks)}, "
+            f"got {len(dense)}{why}"
         )
 
 

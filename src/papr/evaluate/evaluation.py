@@ -54,6 +54,7 @@ def evaluate(
     part: int | None = None,
     workers: int | None = None,
     watch: Watch | None = None,
+    below: str = "papr-eval",
 ) -> Report:
     """Answer every sample with the dense host and each configuration, and compare.
 
@@ -65,7 +66,7 @@ def evaluate(
         host: in eval mode, on its device, in its dtype; left as it is.
         data: a source, or what `open_source` takes.
         configs: keeps or whole configurations, beside the dense host.
-        out: the run's folder; None for one below papr-eval named after the host and the
+        out: the run's folder; None for one below `below` named after the host and the
             configuration, so that the same call finds it again.
         name: what the host was made by: a timm model, or a folder or hub name of transformers. It
             is what finds the host's own preprocessing.
@@ -78,6 +79,7 @@ def evaluate(
         part: samples a file; see `make_plan`.
         workers: processes that decode ahead; see `loading.loader`.
         watch: called with samples done since the last call, and how many there are to do, or None.
+        below: where folders of runs are made.
 
     Returns:
         The figures of all sessions together; `speedup` is batch by batch, in turns.
@@ -100,7 +102,7 @@ def evaluate(
     configuration |= identify(data, plan)
     if provenance.random:
         configuration["judged"] = False
-    folder = folder or Folder(default_folder("papr-eval", configuration))
+    folder = folder or Folder(default_folder(below, configuration))
     with joined() as ranks, claimed(folder, configuration, ranks):
         run(
             folder,

@@ -16,6 +16,7 @@ from papr.errors import ConfigError, one_line
 from papr.evaluate.shards import digest_files, names_word_net, to_class
 from papr.evaluate.sources import DataError, Item, Source, digest
 from papr.evaluate.splits import one_split
+from papr.words import counted
 
 _PREFIX = "hfds/"
 _NAME = re.compile(
@@ -301,7 +302,7 @@ def _class_index(
     if not isinstance(classes, int):
         return match_names(names, classes)
     if len(names) != count:
-        return None, f"{len(names)} classes for the host's {count}"
+        return None, f"{counted(len(names), 'class')} for the host's {count}"
     return range(count), "classes in their own order"
 
 

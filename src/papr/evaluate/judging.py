@@ -14,6 +14,7 @@ from papr.evaluate.evaluator import top_classes
 from papr.evaluate.loading import Prepare, Skipped, loader, make_plan
 from papr.evaluate.sources import Chosen, Source
 from papr.measure import Difference, mean_interval, wilson
+from papr.words import counted
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def halves(source: Source) -> tuple[Source, Source]:
     if not all(numbers):
         raise ConfigError(
             "expected samples for both halves, one to choose on and one to report on, got "
-            f"{source.length} samples, all in one"
+            f"{counted(source.length or 0, 'sample')}, all in one half"
         )
     return Chosen(source, numbers[0]), Chosen(source, numbers[1])
 

@@ -11,6 +11,7 @@ from papr.errors import one_line
 from papr.images import SUFFIXES
 from papr.video import LabelError
 from papr.walking import suffix
+from papr.words import counted
 
 LISTS = (".txt", ".csv", ".tsv")
 VIDEO_SUFFIXES = {
@@ -151,7 +152,7 @@ def classes_of(rows: Sequence[Row], classes: Classes) -> tuple[list[int | None] 
     numbers = {text: int(found[1]) for text in told if (found := _NUMBER.fullmatch(text))}
     if len(numbers) == len(told):
         if max(numbers.values()) >= count:
-            why = f"labels up to {max(numbers.values())} for the host's {count} classes"
+            why = f"labels up to {max(numbers.values())} for the host's {counted(count, 'class')}"
             return None, f"{why}: {UNUSED}"
         known = {text: n if n >= 0 else None for text, n in numbers.items()}  # below 0: withheld
         note = "labels: the list's numbers as they stand"

@@ -16,7 +16,16 @@ from papr.evaluate.loading import Batch, Plan, Skipped, make_plan, usual_batch
 from papr.evaluate.predictor import Predictor
 from papr.evaluate.preparing import open_for
 from papr.evaluate.ranks import joined
-from papr.evaluate.runs import SUMMARY, Folder, Watch, claimed, folder_of, identify, run
+from papr.evaluate.runs import (
+    SUMMARY,
+    Folder,
+    Watch,
+    claimed,
+    default_folder,
+    folder_of,
+    identify,
+    run,
+)
 from papr.evaluate.sources import Source
 from papr.evaluate.summary import plain
 from papr.files import write_json
@@ -95,7 +104,7 @@ class Rows:
 def predict(
     predictor: Predictor,
     data: Source | str | Path,
-    out: str | Path = "papr-predict",
+    out: str | Path | None = None,
     *,
     engine: str = "local",
     batch: int | None = None,
@@ -113,7 +122,8 @@ def predict(
     Args:
         predictor: the model and what is wanted of it.
         data: a source, or what `open_source` takes.
-        out: the run's folder; with the engine "ray" also an address in object storage.
+        out: the run's folder; None for one below papr-predict named after the model and the
+            configuration; with the engine "ray" also an address in object storage.
         engine: "local", in this process, or those that torchrun started; "ray", Ray Data on the
             cluster that Ray is connected to, RAY_ADDRESS names, or this machine. Both give the same
             rows, floats up to rounding, since batches are not the same; in another order.
@@ -131,7 +141,7 @@ def predict(
     """
     if engine not in ENGINES:
         raise ConfigError(f'expected the engine "local" or "ray", got {engine!r}')
-    if engine == "local":
+    if out is not None and engine == "local":
         folder_of(out)
     elif not str(out):
         raise ConfigError("expected the name of an output folder, got an empty one")
@@ -141,6 +151,8 @@ def predict(
     cuda = loaded.device.type == "cuda"
     plan = make_plan(data, batch or usual_batch(cuda, loaded.prepare), part)
     configuration = predictor.facts() | {"engine": engine} | identify(data, plan)
+    if out is None:
+        out = default_folder("papr-predict", configuration)
     start = time.perf_counter()
     if engine == "ray":
         from papr.evaluate.ray_engine import run_ray

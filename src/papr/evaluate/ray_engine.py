@@ -34,6 +34,7 @@ from papr.evaluate.sources import (
 )
 from papr.evaluate.stores import Store, writer
 from papr.walking import ROWS
+from papr.words import counted
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -79,7 +80,9 @@ def run_ray(
             _predict(predictor, source, store, plan, actors, done)
         now = sum(map(len, store.settle().values()))
         if source.length is not None and now != source.length:
-            raise PaprError(f"expected rows of {source.length} samples, Ray left {now}: run again")
+            raise PaprError(
+                f"expected rows of {counted(source.length, 'sample')}, Ray left {now}: run again"
+            )
     total, skipped = store.count()
     return total, skipped, total - before, whole
 

@@ -326,7 +326,7 @@ def run_host(
         recipe: the table.
         host: one of its hosts.
         data: what `papr.evaluate.open_source` takes, or what `papr.evaluate.finding.find` found.
-        out: folder of the run; see `papr.evaluate.evaluate`.
+        out: folder of the run; None for one below papr-reproduce, as of `papr.evaluate.evaluate`.
         checkpoint: see `create_host`.
         random_weights: likewise; a proposal that would be downloaded is random too.
         proposal: who looks instead of the paper's.
@@ -360,6 +360,7 @@ def run_host(
         batch=batch,
         workers=workers,
         watch=watch,
+        below="papr-reproduce",
     )
     return Ran(host, weights, rows, report)
 

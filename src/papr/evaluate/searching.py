@@ -16,6 +16,7 @@ from papr.evaluate.judging import Held, Quality
 from papr.measure import Timing, interleave
 from papr.pruning import prune
 from papr.twins import twin
+from papr.words import counted
 
 Ratio = tuple[float, float, float]
 #: Times models on pixels of one batch, in turns.
@@ -108,7 +109,7 @@ class Goal:
             z = NormalDist().inv_cdf(self.sure)
             least = int(z * z * self.target / (1 - self.target)) + 1
             raise ConfigError(
-                f"expected at least {least} images to tune on for a target agreement of "
+                f"expected at least {counted(least, 'image')} to tune on for a target agreement of "
                 f"{self.target:g}, got {half.images}: give more, or be less sure than {self.sure:g}"
             )
 

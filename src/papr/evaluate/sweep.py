@@ -274,7 +274,8 @@ def sweep(
         data: as in `evaluate`.
         configs: of `grid`, keep below 1; None for keeps 0.7, 0.5 and 0.3 without merging and, where
             the host can merge, with r = 8.
-        out: folder of the run; None as of `evaluate`. `Sweep.write` puts the plots anywhere.
+        out: folder of the run; None for one below papr-sweep, as of `evaluate`. `Sweep.write`
+            puts the plots anywhere.
         baselines: whether to run them.
         tome_rs: tokens that ToMe alone merges in every block, with the baselines.
         quality: "top1", "agreement" or "cosine"; None for the first of them that there is, which is
@@ -319,6 +320,7 @@ def sweep(
         part=part,
         workers=workers,
         watch=watch,
+        below="papr-sweep",
     )
     return _with_fronts(report, ways, quality, missing)
 

@@ -27,6 +27,7 @@ from papr.proposals import as_proposal
 from papr.provenance import GIVEN, KEY, Provenance, Weights
 from papr.pruning import unprune, unwrap
 from papr.twins import twin
+from papr.words import counted
 
 #: Resolutions of the proposal that are tried unless told otherwise; None is its own.
 SIZES = (None, 96)
@@ -302,7 +303,7 @@ def _verdict(goal: Goal, met: bool, held_out: Quality | None, speedup: Ratio) ->
         return REACHED, f"{figures} meets the target {goal.target:g}, by less than chance may give"
     more = "more rounds"
     if goal.kind != SPEEDUP and held_out is not None:
-        more = f"about {_telling(held_out, goal)} images, half of them held out,"
+        more = f"about {counted(_telling(held_out, goal), 'image')}, half of them held out,"
     near = f"{figures} is below the target {goal.target:g}, by less than chance may take"
     return NOT_REFUTED, f"{near}: {more} would tell"
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from papr.compare.speed import PAYS, Row
 from papr.evaluate.loading import Skipped
+from papr.words import counted
 
 #: From this share of the dense host's time, the proposal alone eats what pruning saves.
 DEAR = 0.25
@@ -300,9 +301,9 @@ def _loader_bound(dense: Row, faster: Sequence[Row], found: Measured) -> Verdict
     rate = 1000 * max(1, min(machine.workers, machine.cores)) / loading.ms
     host_ms = dense.ms_per_image[0]
     text = (
-        f"Do not bother before loading is faster: {max(1, machine.workers)} process"
-        f"{'es' * (machine.workers > 1)} can load {rate:.0f} images/s, the dense host answers "
-        f"{1000 / host_ms:.0f}; pruning makes it {gain:.2f}x end to end at most."
+        "Do not bother before loading is faster: "
+        f"{counted(max(1, machine.workers), 'process')} can load {rate:.0f} images/s, the dense "
+        f"host answers {1000 / host_ms:.0f}; pruning makes it {gain:.2f}x end to end at most."
     )
     if machine.device != "cpu":
         wanted = math.ceil(loading.ms / (host_ms / quickest.speedup[0]))
