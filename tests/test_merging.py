@@ -371,15 +371,14 @@ def test_a_reentrant_checkpoint_is_refused() -> None:
     """It runs a block again on another tensor than the one that what it met is found by."""
     case = CASES["augreg"]
     model, x = prune(case.build(), 0.5, merge=papr.Merge(4)).train(), case.pixels(2)
-    blocks = model.blocks
 
-    class Checkpointed(nn.Module):
+    class Checkpointed(nn.Sequential):
         def forward(self, tokens):
-            for block in blocks:
+            for block in self:
                 tokens = checkpoint(block, tokens, use_reentrant=True)
             return tokens
 
-    model.blocks = Checkpointed()
+    model.blocks = Checkpointed(*model.blocks)
     with pytest.raises(papr.SelectionError, match="use_reentrant=False"):
         model(x).square().sum().backward()
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from papr.budgets import default_share
 from papr.config import ProposalSize, PruneConfig, Triple, check_keep
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
-from papr.graft import check_graftable, graft, states, ungraft
+from papr.graft import Grafting, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
 from papr.hosts.kept_attention import check_kept
+from papr.hosts.presence import Presence
 from papr.hosts.state import HostState, warn_unknown_statistics
 from papr.hosts.trying import check_blocks
 from papr.later import Merge, Recut, Step, steps
@@ -146,14 +147,10 @@ def prune(
     plan = find_plan(host)
     state = _prepare(host, config, plan)
     sites = [Cut(*plan.entry), *_cuts(plan, state)]
-    for site in sites:
-        check_graftable(host, site.path)
-
-    state.settle(host.get_submodule(plan.entry[0]))  # the last thing that can fail
-
-    ungraft(host)
-    for path, behaviour, stage in sites:
-        graft(host, path, behaviour, state, stage)
+    grafting = Grafting(host, sites)
+    state.settle(host.get_submodule(plan.entry[0]))  # the last thing that can be refused
+    grafting.apply(state)
+    state.presence = _presence(host, [site for site in sites if site.path in grafting.paths])
     return model
 
 
@@ -165,6 +162,13 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, _Usual)
         and (value is not None or getattr(PruneConfig, name) is not None)
     }
+
+
+def _presence(host: nn.Module, sites: Sequence[Cut]) -> Presence:
+    """What every pass looks at first; the entry comes first among the sites."""
+    needed = [s for s in sites if s.path and getattr(s.behaviour, "needed", True)]
+    may_end = [site.path for site in needed if isinstance(site.stage, int)]
+    return Presence(host, sites[0].path, [site.path for site in needed], may_end)
 
 
 def _configuration(
@@ -346,8 +350,7 @@ def supported(model: nn.Module) -> Support:
     """
     try:
         plan = find_plan(unwrap(model))
-        for path in (plan.entry[0], *(cut.path for cut in plan.cuts)):
-            check_graftable(unwrap(model), path)
+        Grafting(unwrap(model), [Cut(*plan.entry), *plan.cuts])
     except PaprError as error:
         return Support(False, reason=str(error))
     return Support(True, family=plan.family)

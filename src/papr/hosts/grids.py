@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from papr.errors import MissingSiteError
+from papr.wrappers import own_modules
 
 Grid = tuple[int, ...]
 AxisRule = tuple[int, int, int, int]  # kernel, stride, padding, dilation
@@ -79,13 +80,13 @@ def convolved(size: Grid, rules: Sequence[Rule]) -> Grid:
 
 
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions in a module, in order."""
-    return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    """The convolutions in a module, in order; none that an adapter (LoRA) adds to them."""
+    return [m for m in own_modules(module) if isinstance(m, nn.Conv2d)]
 
 
 def first_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
     """The convolution that sees the pixels. Raises MissingSiteError where there is none."""
-    found = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
+    found = [m for m in own_modules(module) if isinstance(m, (nn.Conv2d, nn.Conv3d))]
     if not found:
         raise MissingSiteError(
             f"expected a convolution that makes patches of pixels in {type(module).__name__}, "

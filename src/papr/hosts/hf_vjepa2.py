@@ -31,6 +31,8 @@ class PositionedLayer(Block):
 class Predictor(Site):
     """The predictor of V-JEPA 2's pretraining, which needs every patch."""
 
+    needed = False
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: it would take kept patches for the first ones of the clip."""
         raise PrunedModelError(

@@ -17,6 +17,7 @@ from papr.hosts.pyramid import Block, StageSite
 from papr.hosts.sites import as_module
 from papr.reducers.skip import take_from_grid
 from papr.selecting import put_rows
+from papr.wrappers import inside
 
 Travelling = tuple[Tensor, Tensor]
 
@@ -45,7 +46,7 @@ def check_kept(host: nn.Module, cuts: Iterable[Cut]) -> None:
     """
     for path, behaviour, _ in cuts:
         apart = behaviour.apart if issubclass(behaviour, OnKept) else ()
-        thing = hanging(host.get_submodule(path), apart)
+        thing = hanging(inside(host.get_submodule(path)), apart)
         if thing is not None:
             where = f"{path} of {type(host).__name__}"
             raise UnsupportedModelError(refusal(where, thing, 'attention="kept"'))

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papr.errors import PrunedModelError, SelectionError
+from papr.errors import PaprError, PrunedModelError, SelectionError
 from papr.graft import Grafted
+from papr.hosts.explanations import TRACED_BY_FX
 from papr.hosts.grids import stem_layout
 from papr.hosts.state import HostState
 from papr.reducers.drop import drop
@@ -21,6 +22,12 @@ class Site(Grafted):
     """A grafted module of a host; `_papr` is the state all sites of that host share."""
 
     asked_again = False  # whether a later site of the same pass needs the selection too
+    needed = True  # whether answers are wrong without it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        if isinstance(self._papr, HostState):
+            self._papr.presence.join(self)
 
     def _reduced(self, tokens: Tensor) -> Tensor:
         """Tokens (B, P + N, C) to what stays of them, (B, P + K, C), and means where asked."""
@@ -63,9 +70,7 @@ class Entry(Site):
         """
         channels = self._papr.facts.channels
         if not is_pixels(pixels, 4) or pixels.shape[1] != channels:
-            raise SelectionError(
-                f"expected floating pixels (B, {channels}, H, W), got {describe(pixels)}"
-            )
+            raise unfit(pixels, f"floating pixels (B, {channels}, H, W)")
         grid, covered = self._layout(pixels)
         return cover(pixels, covered), grid
 
@@ -76,7 +81,7 @@ class Entry(Site):
         return result
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
+        super().__setstate__(state)
         self._papr.settle(as_module(self))
 
 
@@ -144,6 +149,15 @@ class CarryingBlock(Site):
     def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """The original forward, and what a derived behaviour does around it."""
         return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+
+
+def unfit(pixels: object, expected: str) -> PaprError:
+    """What to raise of an input that no proposal can look at."""
+    from torch.fx import Proxy
+
+    if isinstance(pixels, Proxy):
+        return PrunedModelError(TRACED_BY_FX)
+    return SelectionError(f"expected {expected}, got {describe(pixels)}")
 
 
 def is_pixels(pixels: object, axes: int) -> bool:

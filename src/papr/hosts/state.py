@@ -1,6 +1,7 @@
 """What the sites of one pruned host share: configuration, scorers, the selection of this pass."""
 
 import contextlib
+import copy
 import math
 import threading
 import warnings
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from papr.config import PruneConfig, Triple
-from papr.errors import PaprWarning, PrunedModelError, SelectionError
+from papr.errors import PaprError, PaprWarning, PrunedModelError, SelectionError
+from papr.hosts.explanations import TRACED_BY_FX, is_traced_by_fx, missing, no_selection
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Notes, Passes, Record, Stage, is_recomputing
+from papr.hosts.presence import Presence
 from papr.later import Step
 from papr.motion import mix, motion_map
 from papr.proposals import Proposal
@@ -64,6 +67,7 @@ class HostState:
         self.proposal = proposal
         self.facts = facts
         self.steps = steps or {}  # what blocks do later, by their numbers
+        self.presence = Presence()
         self.scorer: Scorer | None = None
         self._forget()
 
@@ -126,6 +130,9 @@ class HostState:
             grid: the host's patch grid for these pixels.
             entry: the module the pixels came in at.
         """
+        gone = self._gone()
+        if gone:
+            raise PrunedModelError(gone)
         if self.dense:
             self.passes.put(tuple(_everything(pixels, g) for g in self._grids(grid)))
             if not self.steps:
@@ -139,6 +146,15 @@ class HostState:
             check_scores(raw)
         grids = enumerate(self._grids(grid))
         self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
+
+    def _gone(self) -> str | None:
+        """What to say where a site is missing, and nothing would be pruned there."""
+        path = self.presence.missing()
+        return None if path is None else missing(path)
+
+    # as torch.compiler.assume_constant_result, which would load the compiler: it looks once, while
+    # the graph is made; where a module is replaced later, the guards make it anew
+    _gone._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def raw_scores(self, pixels: Tensor, entry: nn.Module) -> Tensor:
         """What the proposal finds in pixels, (B, h, w), checked; arguments as of `look`."""
@@ -218,7 +234,7 @@ class HostState:
         record = self.passes.under_way()
         part = record[stage] if record else None
         if part is None:
-            raise SelectionError(_explain(record))
+            raise self._why(record)
         if not again and not self.steps:
             self.passes.finish()
         indices, scores, grid, _ = part
@@ -264,8 +280,15 @@ class HostState:
     def _noted(self) -> Notes:
         record = self.passes.under_way()
         if not record or record[0] is None:
-            raise SelectionError(_explain(record))
+            raise self._why(record)
         return record[0][3]
+
+    def _why(self, record: Record | None) -> PaprError:
+        """What to raise where a site found no selection."""
+        if is_traced_by_fx():
+            return PrunedModelError(TRACED_BY_FX)
+        gone = None if is_recomputing() else self._gone()
+        return PrunedModelError(gone) if gone else SelectionError(no_selection(record))
 
     def _note(self, **notes: Any) -> bool:
         """Whether there is a pass to note it in: a checkpoint of a block runs outside of any."""
@@ -296,12 +319,22 @@ class HostState:
         return as_selection(record, stage, sources=self.facts.pyramid is None)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("config", "proposal", "facts", "steps")
+        names = ("config", "proposal", "facts", "steps", "presence")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, scorer=None)
         self._forget()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HostState":
+        """One of its own for a copy of the host; the same one where only a part is copied."""
+        presence = self.presence.copied(memo)
+        if presence is None:
+            return self
+        copied = memo[id(self)] = HostState.__new__(HostState)
+        state = {**self.__getstate__(), "presence": None}
+        copied.__setstate__({**copy.deepcopy(state, memo), "presence": presence})
+        return copied
 
 
 def as_selection(record: Record, stage: int | None = None, sources: bool = False) -> Selection:
@@ -335,23 +368,6 @@ def _with_sources(chosen: Selection, notes: Notes) -> Selection:
     if ended is not None:
         sources = follow(sources, ended)
     return replace(chosen, sources=sources, tokens=notes.get("tokens"))
-
-
-def _explain(record: Record | None) -> str:
-    if is_recomputing():
-        return (
-            "expected a checkpoint around a block, a stage or the whole of a pruned host to run "
-            "again on the input it had (use_reentrant=False, no saved-tensor hooks), got another"
-        )
-    if record is not None:
-        return (
-            "expected one pass at a time on a pruned host of which parts are compiled on their "
-            "own, got several (threads, or a pass before that broke off)"
-        )
-    return (
-        "expected pixels to enter the host before its tokens are cut, got tokens only: "
-        "call the whole model, or papr.unprune it first"
-    )
 
 
 def _everything(pixels: Tensor, grid: Grid) -> Stage:

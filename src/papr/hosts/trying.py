@@ -11,6 +11,7 @@ from papr.ambient import neutral
 from papr.errors import UnsupportedModelError, one_line
 from papr.graft import Grafted, graft, ungraft
 from papr.hosts.bypassed import Bypassed, hanging, named, refusal
+from papr.wrappers import inside, on_top
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -33,11 +34,14 @@ def check_blocks(
     found: dict[str, Bypassed] = {}
     tried: dict[tuple[type, ...], Sequence[str]] = {}
     for path in paths:
-        block = host.get_submodule(path)
-        kind = tuple(map(type, block.modules()))
-        if kind not in tried:
-            tried[kind] = _try(block, behaviour, type(host).__name__)
-        found[path] = named(block, tried[kind])
+        block = inside(host.get_submodule(path))
+        if isinstance(block, behaviour) and on_top(block, "_papr_base"):
+            found[path] = block._papr_stage.bypassed  # tried before it was sharded or the like
+        else:
+            kind = tuple(map(type, block.modules()))
+            if kind not in tried:
+                tried[kind] = _try(block, behaviour, type(host).__name__)
+            found[path] = named(block, tried[kind])
         thing = hanging(block, found[path])
         if thing is not None:
             where = f"{path} of {type(host).__name__}"
@@ -50,7 +54,7 @@ def _try(block: nn.Module, behaviour: type[Grafted], host: str) -> Sequence[str]
     name = f"{host}, of whose blocks ({type(block).__name__})"
     try:
         expected, answer, apart = _both(block, behaviour)
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"cannot merge or cut tokens in the blocks of {name} papr does not know the "
             f"leaves: {one_line(error)}"

@@ -1,0 +1,182 @@
+"""A selection that was made is acted on: a cut that is no longer there is an error."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import papr
+from conftest import DEVICE
+from papr.errors import PrunedModelError
+from tiny import CASES
+
+pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
+
+GONE = r"expected the module at {} as papr\.prune left it"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def replace(model: nn.Module, old: type, new: type = nn.Identity) -> None:
+    """What is done before fine-tuning: every module of a class becomes another one."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, old):
+                setattr(parent, name, new())
+
+
+#: What a user replaces, and the site that is lost by it.
+LOST = {
+    "torchvision": (nn.Dropout, "encoder.dropout"),
+    "cait": (nn.Dropout, "pos_drop"),
+    "beit": (nn.Dropout, "pos_drop"),
+    "beit_absolute": (nn.Dropout, "pos_drop"),
+    "augreg": (nn.Identity, "patch_drop"),
+    "torchvision_convnext": (nn.LayerNorm, "features.1.0.block.2"),
+    "hf_convnext": (nn.Identity, "convnext.encoder.stages.0.layers.0.drop_path"),
+    "swin": (nn.LayerNorm, "layers.0.blocks.0.norm2"),
+    "torchvision_swin": (nn.LayerNorm, "features.1.0.norm2"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LOST)
+def test_a_replaced_module_is_an_error_in_the_next_pass(name: str) -> None:
+    case = CASES[name]
+    model, x = case.prune(case.build()), case.pixels()
+    case.logits(model, x)
+    old, path = LOST[name]
+    removed = [m for m in model.modules() if isinstance(m, old)]  # alive all the while
+    replace(model, old)
+    for _ in range(2):
+        with pytest.raises(PrunedModelError, match=GONE.format(path)) as caught:
+            case.logits(model, x)
+    assert "\n" not in str(caught.value)
+    assert removed
+    model = case.prune(model)  # the way out that the message names
+    assert case.logits(model, x).isfinite().all()
+    assert papr.selection(model).indices.shape[1] == case.patches() // 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "twin",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: nn.Sequential(m)[0]],
+    ids=["deepcopy", "pickle", "moved"],
+)
+def test_copies_know_their_own_sites(twin) -> None:
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    other = twin(model)
+    expected = model(x)
+    replace(other, nn.Dropout)
+    with pytest.raises(PrunedModelError, match=GONE.format(r"encoder\.dropout")):
+        other(x)
+    if other is not model:
+        assert torch.equal(model(x), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_host_looks_again_where_a_module_was_replaced(backend: str) -> None:
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    assert case.same(compiled(x), model(x))
+    replace(model, nn.Dropout)
+    with pytest.raises(Exception, match="expected the module at encoder"):
+        compiled(x)
+
+
+@torch.no_grad()
+def test_exported_and_traced_only_while_all_is_there() -> None:
+    case = CASES["cait"]
+    model, x = case.prune(case.build()), case.pixels()
+    replace(model, nn.Dropout)
+    for strict in (False, True):
+        with pytest.raises(Exception, match="expected the module at pos_drop"):
+            torch.export.export(model, (x,), strict=strict)
+    with pytest.raises(PrunedModelError, match=GONE.format("pos_drop")):
+        torch.jit.trace(model, x)
+
+
+@torch.no_grad()
+def test_parts_and_passes_that_break_off_harm_no_later_one() -> None:
+    """Nothing is remembered of a pass but its selection: only what is there counts."""
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    expected = model(x)
+    model.conv_proj(x)  # a part on its own
+
+    def broken(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.conv_proj.register_forward_hook(broken)
+    with pytest.raises(KeyboardInterrupt):
+        model(x)
+    handle.remove()
+    assert torch.equal(model(x), expected)
+
+
+@torch.no_grad()
+def test_what_is_wrapped_or_moved_is_still_there() -> None:
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    expected = model(x)
+    model.encoder = nn.Sequential(model.encoder)
+    assert torch.equal(model(x), expected)
+    host = CASES["hf_vit"]
+    task = host.prune(host.build())
+    tower, expected = task.vit, task.vit(x).last_hidden_state
+    del task
+    assert torch.equal(tower(x).last_hidden_state, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["convnext", "swin", "hf_vjepa2"])
+def test_stages_and_blocks_taken_off_the_end_are_not_missed(name: str) -> None:
+    case = CASES[name]
+    model, x = case.prune(case.build()), case.pixels()
+    if name == "hf_vjepa2":
+        encoder = model.vjepa2.encoder
+        encoder.layer = encoder.layer[:2]
+        case.logits(model, x)
+    else:
+        model.prune_intermediate_layers([0], prune_norm=True)
+        model.forward_features(x)
+
+
+def test_a_host_that_is_gone_is_freed_at_once() -> None:
+    """What knows the sites keeps none of them alive."""
+    import gc
+    import weakref
+
+    case = CASES["torchvision_convnext"]
+    model = case.prune(case.build().cpu())
+    with torch.no_grad():
+        case.logits(model, case.pixels().cpu())
+    gc.collect()
+    gc.disable()
+    try:
+        ref = weakref.ref(model.features[1])
+        del model
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
+def test_checkpoints_look_while_they_run_again() -> None:
+    case = CASES["convnext"]
+    model = case.prune(case.build()).train()
+    case.checkpoint(model)
+    case.logits(model, case.pixels()).sum().backward()
+    replace(model, nn.LayerNorm)
+    with pytest.raises(PrunedModelError, match=r"papr\.prune left it"):
+        case.logits(model, torch.randn(2, 3, 64, 64, device=DEVICE))
