@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Convolved, convolutions, first_convolution, on_grid, stem_layout
-from papr.hosts.pyramid import End, Whole, ZeroingBlock, block_cuts
+from papr.hosts.pyramid import End, PutOnMap, Whole, ZeroingBlock, block_cuts
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
+from papr.wrappers import inside
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class _Names:
         stages: dotted path of the stages.
         entry: where pixels come in.
         between: what a stage begins with, to make the grid smaller.
-        norm: a layer's norm, the first part that positions go through one by one.
-        last: the last such part.
+        norm: a layer's norm, the first part that positions go through one by one. The last is
+            its drop path: the linear layers between are what adapters (LoRA) measure and replace.
         end: the first module after all stages.
     """
 
@@ -32,13 +33,10 @@ class _Names:
     entry: str
     between: str
     norm: str
-    last: str
     end: str
 
 
-_CONVNEXT = _Names(
-    "encoder.stages", "embeddings", "downsampling_layer", "layernorm", "pwconv2", "layernorm"
-)
+_CONVNEXT = _Names("encoder.stages", "embeddings", "downsampling_layer", "layernorm", "layernorm")
 
 
 def plan(model: nn.Module) -> Plan:
@@ -48,9 +46,9 @@ def plan(model: nn.Module) -> Plan:
     cuts = [Cut(names.end, End)]
     for i, stage in enumerate(stages):
         cuts.append(Cut(f"{names.stages}.{i}", Whole, i))
-        for j in range(len(stage.layers)):
+        for j in range(len(inside(stage.layers)._modules)):
             path = f"{names.stages}.{i}.layers.{j}"
-            cuts += block_cuts(i, path, names.norm, names.last, ZeroingBlock)
+            cuts += block_cuts(i, path, names.norm, "drop_path", ZeroingBlock, PutOnMap)
     pyramid = Convolved([[], *(convolutions(getattr(s, names.between)) for s in stages[1:])])
     facts = HostFacts(
         channels=first_convolution(model.get_submodule(names.entry)).in_channels,
@@ -78,6 +76,5 @@ def _names(model: nn.Module) -> _Names:
         entry=f"{stages}.0.downsample_layers.0",
         between="downsample_layers",
         norm="layer_norm",
-        last="pointwise_conv2",
         end="layer_norm",
     )

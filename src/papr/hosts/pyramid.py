@@ -84,7 +84,12 @@ class Whole(Block):
 
 
 def block_cuts(
-    stage: int, path: str, first: str, last: str, kind: type[Block] = Block
+    stage: int,
+    path: str,
+    first: str,
+    last: str,
+    kind: type[Block] = Block,
+    put: type[StageSite] = Put,
 ) -> list[Cut]:
     """The sites of a block, of which one part sees kept tokens only.
 
@@ -94,16 +99,19 @@ def block_cuts(
         first: path in the block of the first module of that part.
         last: of the last one; may not be the first.
         kind: the block's own behaviour.
+        put: the last one's.
     """
     return [
         Cut(path, kind, stage),
         Cut(f"{path}.{first}", Take, stage),
-        Cut(f"{path}.{last}", Put, stage),
+        Cut(f"{path}.{last}", put, stage),
     ]
 
 
 class End(Site):
     """The first module after all stages: nothing will ask for this pass's selection again."""
+
+    needed = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As ever."""
