@@ -12,7 +12,7 @@ from papr.errors import SelectionError, UnsupportedModelError
 from papr.hosts import Plan
 from papr.hosts.grids import first_convolution
 from papr.hosts.hf_common import EmbeddingsCut, last_hidden, plan_inside, read_facts
-from papr.hosts.sites import is_pixels
+from papr.hosts.sites import is_pixels, unfit
 from papr.significance import describe
 
 
@@ -28,9 +28,7 @@ class ClipCut(EmbeddingsCut):
         """
         channels = self._papr.facts.channels
         if not is_pixels(pixels, 5) or pixels.shape[2] != channels:
-            raise SelectionError(
-                f"expected a floating clip (B, T, {channels}, H, W), got {describe(pixels)}"
-            )
+            raise unfit(pixels, f"a floating clip (B, T, {channels}, H, W)")
         assert isinstance(self, nn.Module)
         sides = pixels.shape[1], pixels.shape[3], pixels.shape[4]
         patch = first_convolution(self).stride

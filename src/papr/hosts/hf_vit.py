@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from papr.hosts import Plan
 from papr.hosts.blocks import ReducingBlock
 from papr.hosts.hf_common import EmbeddingsCut, last_hidden, plan_inside, read_facts
+from papr.wrappers import is_a
 
 _LAYERS = ("ViTLayer", "DeiTLayer", "Dinov2Layer", "Dinov2WithRegistersLayer")
 
@@ -83,7 +84,7 @@ def plan(model: nn.Module) -> Plan:
         return plan_inside(model, "vision_model")  # CLIP and SigLIP before their towers were merged
     facts, name = read_facts(model), f"transformers {type(model).__name__}"
     entry = ("embeddings", EmbeddingsCut)
-    blocks = tuple(n for n, layer in model.named_modules() if type(layer).__name__ in _LAYERS)
+    blocks = tuple(n for n, layer in model.named_modules() if is_a(layer, *_LAYERS))
     return Plan(
         name,
         entry,

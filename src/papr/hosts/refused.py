@@ -82,6 +82,11 @@ def reason_for(cls: type) -> str | None:
     """Why papr refuses a class of a host library by name; None where it does not."""
     library = cls.__module__.partition(".")[0]
     package = cls.__module__.rpartition(".")[0] if library == "transformers" else cls.__module__
+    if cls.__name__ == "GraphModule" and library == "torch":
+        return (
+            "torch.fx traced it (create_feature_extractor does), and a graph cannot be cut: prune "
+            "the model it was made of, and take papr.features or forward hooks for its features"
+        )
     if package in REFUSED_MODULES:
         return REFUSED_MODULES[package]
     if library in ("timm", "transformers") and cls.__name__ in REFUSED:

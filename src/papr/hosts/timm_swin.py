@@ -25,6 +25,7 @@ from papr.hosts.pyramid import End, Whole, block_cuts
 from papr.hosts.sites import TimmEntry
 from papr.hosts.timm_common import last_tokens, read_facts
 from papr.reducers.windows import attend_in_windows, continuous_bias, cosine_factor
+from papr.wrappers import inside
 
 
 class WindowsOfKept(OnKept):
@@ -112,14 +113,14 @@ KINDS_V2 = Kinds(_OpeningV2, _InnerV2, _ClosingV2, _OnlyV2)
 def plan(model: nn.Module) -> Plan:
     """Cut a SwinTransformer or SwinTransformerV2."""
     layers: Any = model.layers
-    second = type(layers[0]).__name__ == "SwinTransformerV2Stage"
+    second = type(inside(layers[0])).__name__ == "SwinTransformerV2Stage"
     # V2 normalises after the MLP, and the norm of zeros is its bias: zeros come after it
     first, last = ("mlp", "norm2") if second else ("norm2", "mlp")
     cuts = [Cut("norm", End)]
     kept = [Cut("norm", End)]
     for i, layer in enumerate(layers):
         whole = Cut(f"layers.{i}", Whole, i)
-        blocks = [f"layers.{i}.blocks.{j}" for j in range(len(layer.blocks))]
+        blocks = [f"layers.{i}.blocks.{j}" for j in range(len(inside(layer.blocks)._modules))]
         for path in blocks:
             cuts += block_cuts(i, path, first, last)
         cuts.append(whole)

@@ -11,6 +11,7 @@ from papr.hosts import Cut, Plan
 from papr.hosts.blocks import ReducingBlock
 from papr.hosts.sites import Site, TimmDropEntry
 from papr.hosts.timm_common import last_tokens, read_facts
+from papr.wrappers import inside, is_a
 
 
 class PatchDropCut(Site):
@@ -63,8 +64,8 @@ def plan(model: nn.Module) -> Plan:
     has_class_token = getattr(model, "cls_token", None) is not None
     facts = read_facts(model, prefix_tokens, has_class_token)
     cuts = (Cut("patch_drop", PatchDropCut),)
-    blocks = model.get_submodule("blocks")._modules
-    plain = all(type(block).__name__ == "Block" for block in blocks.values())
+    blocks: dict[str, Any] = model.get_submodule("blocks")._modules
+    plain = all(is_a(inside(block), "Block") for block in blocks.values())
     paths = tuple(f"blocks.{name}" for name in blocks) if plain else ()
     return Plan(
         "timm VisionTransformer",

@@ -16,6 +16,7 @@ from papr.hosts.pyramid import End, StageSite, Whole, block_cuts
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
 from papr.reducers.windows import attend_in_windows, cosine_factor, shift_mask
+from papr.wrappers import inside
 
 
 class AttentionOfKept(StageSite):
@@ -70,12 +71,12 @@ def plan(model: nn.Module) -> Plan:
     """Cut a SwinTransformer of either version."""
     features: Any = model.features
     cuts, kept = [Cut("norm", End)], [Cut("norm", End)]
-    stages = features[1::2]  # between them stands patch merging
+    stages: Any = [inside(stage) for stage in features[1::2]]  # between them stands patch merging
     for i, stage in enumerate(stages):
         whole = Cut(f"features.{2 * i + 1}", Whole, i)
         blocks = [f"features.{2 * i + 1}.{j}" for j in range(len(stage))]
         # V2 normalises after the MLP, and the norm of zeros is its bias: zeros come after it
-        second = isinstance(stage[0], SwinTransformerBlockV2)
+        second = isinstance(inside(stage[0]), SwinTransformerBlockV2)
         first, last = ("mlp", "norm2") if second else ("norm2", "mlp")
         for path in blocks:
             cuts += block_cuts(i, path, first, last)
