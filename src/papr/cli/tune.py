@@ -68,6 +68,7 @@ _MISSED = {
     "not refuted": "[yellow]Target neither reached nor refuted[/yellow]: nothing is written.",
     "not reached": "[red]Target not reached[/red]: this is the best found; nothing is written.",
 }
+_SLOW = "[red]Target not reached[/red], and what comes nearest is slower than dense: do not prune."
 
 
 def tune(
@@ -100,6 +101,13 @@ def tune(
     image_column: ImageColumn = None,
     views: Views = "videomae",
     rounds: Rounds = 9,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Try nothing further after so many, and take the best of what was tried; as long "
+            "as it takes by default."
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,
     random_weights: RandomWeights = False,
@@ -126,7 +134,7 @@ def tune(
     then papr.prune(model, "papr-tune/chosen.json") prunes so. If it does not but its interval holds
     the target, too few images were given to tell, and it is said about how many would. Then, and
     where nothing meets the target, the best found is shown, nothing is written to --out, and the
-    exit status is 1.
+    exit status is 1. What is not faster than the dense model is never recommended.
 
     Example: papr tune --model vit_base_patch16_224 --data photographs/ --target-agreement 0.99
     """
@@ -149,6 +157,14 @@ def tune(
     say_host(model, weights, host, dtype)
     with errors.status("decoding") as status:
 
+        def told(choose: int, check: int) -> None:
+            errors.print(
+                f"Of {choose + check} images {choose} choose the configuration, and the other "
+                f"{check} check it.",
+                highlight=False,
+                soft_wrap=True,
+            )
+
         def watch(trial: "Trial") -> None:
             status.update(Text(shown(f"tried {_trial(trial)}")))
             print_line(f"  {_trial(trial)}", to=errors)
@@ -168,6 +184,8 @@ def tune(
             batch=batch,
             workers=workers,
             rounds=rounds,
+            minutes=minutes,
+            told=told,
             watch=watch,
         )
     found = _by_name(found)
@@ -180,11 +198,12 @@ def tune(
         name_left_out(found.skipped, (), place="what --json writes")
         say_blank(found.blank)
         print_line(found.verdict)
-        print_line(found.code())
+        if found.pays:
+            print_line(found.code())
         if found.reached:
             print_line(f"# the same: papr.prune(model, {str(chosen)!r})")
     if not found.reached:
-        errors.print(_MISSED[found.state])
+        errors.print(_MISSED[found.state] if found.pays else _SLOW)
         raise typer.Exit(1)
     settle(found.batch, len(found.skipped), strict)  # of both halves some could be read
 

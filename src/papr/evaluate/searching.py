@@ -1,5 +1,6 @@
 """The search behind `papr.evaluate.tune`: what is asked for, what is tried, what is chosen."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,8 +123,17 @@ class Goal:
         return trial.quality.interval(self.kind, 2 * self.sure - 1)[0] >= self.target
 
 
+class _OutOfTimeError(Exception):
+    """No further configuration is tried."""
+
+
 class Search:
-    """Trials on the tuning half."""
+    """Trials on the tuning half.
+
+    Attributes:
+        trials: what was tried, by what tells configurations apart.
+        stopped: whether time was up before all was tried.
+    """
 
     def __init__(
         self,
@@ -134,19 +144,24 @@ class Search:
         watch: Callable[[Trial], object] | None,
         statistics: tuple[Any, Any] = (None, None),
         judged: bool = True,
+        until: float = float("inf"),
     ) -> None:
         self.dense, self.half, self.goal, self.clock = dense, half, goal, clock
         self.watch = watch or (lambda trial: None)
         self.judged = judged  # whether answers mean anything
         self.statistics = statistics  # what pixels are normalised with
-        self.trials: dict[str, Trial] = {}  # by what tells configurations apart
+        self.trials: dict[str, Trial] = {}
+        self.until, self.stopped = until, False  # by time.monotonic
 
     def model(self, config: PruneConfig) -> nn.Module:
         """The host pruned so; shares its weights."""
         return prune(twin(self.dense), config)
 
     def choose(self, candidates: Sequence[PruneConfig]) -> tuple[Trial, bool]:
-        """The best trial, judged and timed, and whether the target is met on this half."""
+        """The best trial, judged and timed, and whether the target is met on this half.
+
+        Where time is up, the best of those that were tried; one always is.
+        """
         found = [trial for trial in map(self._edge, candidates) if trial is not None]
         met = bool(found)
         if not found:  # the nearest miss
@@ -173,20 +188,34 @@ class Search:
         return (trial.speedup[0],)
 
     def _edge(self, candidate: PruneConfig) -> Trial | None:
-        """The trial whose keep is the last that meets the target; None where none does."""
+        """The trial whose keep is the last that meets the target; None where none does.
+
+        Where time is up, the last so far.
+        """
         fast = self.goal.kind == SPEEDUP
         stops = reversed(_COARSE) if fast else _COARSE
         ends = (0, _STEPS) if fast else (_STEPS, 0)
+        last: Trial | None = None
 
         def meets(step: int) -> bool:
-            return self.goal.met(self._trial(replace(candidate, keep=step / _STEPS)))
+            nonlocal last
+            trial = self._trial(replace(candidate, keep=step / _STEPS))
+            if not self.goal.met(trial):
+                return False
+            last = trial
+            return True
 
-        found = edge(meets, *ends, list(stops))
-        return None if found == ends[0] else self._trial(replace(candidate, keep=found / _STEPS))
+        try:
+            edge(meets, *ends, list(stops))
+        except _OutOfTimeError:
+            self.stopped = True
+        return last
 
     def _trial(self, config: PruneConfig) -> Trial:
         key = _key(config)
         if key not in self.trials:
+            if self.trials and time.monotonic() >= self.until:
+                raise _OutOfTimeError
             trial = Trial(names([config], *self.statistics)[0], config)
             if self.goal.kind == SPEEDUP:
                 (trial,) = self._timed([trial])

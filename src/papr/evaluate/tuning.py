@@ -1,5 +1,6 @@
 """Find a configuration that is near enough, or fast enough, on the user's own unlabelled images."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -56,6 +57,7 @@ class Tuned:
         gmacs_dense: likewise.
         batch: images a call that was timed.
         trials: everything that was tried.
+        stopped: whether time was up before all was tried.
         skipped: samples that could not be read.
         environment: versions and device.
         provenance: where weights come from.
@@ -78,6 +80,7 @@ class Tuned:
     trials: list[Trial]
     skipped: list[Skipped]
     environment: dict[str, Any]
+    stopped: bool = False
     provenance: Provenance = field(default_factory=Provenance)
 
     @property
@@ -89,6 +92,11 @@ class Tuned:
     def reached(self) -> bool:
         """Whether `config` may be used."""
         return self.state == REACHED
+
+    @property
+    def pays(self) -> bool:
+        """Whether `config` is faster than the dense host."""
+        return self.speedup[0] > 1
 
     def code(self) -> str:
         """The configuration as two lines of Python; a proposal without a name is `proposal`."""
@@ -108,6 +116,7 @@ class Tuned:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return plain | {
             "reached": self.reached,
+            "pays": self.pays,
             "config": facts_of(self.config),
             "tuning": self.tuning and self.tuning.to_dict(),
             "held_out": self.held_out and self.held_out.to_dict(),
@@ -140,7 +149,9 @@ def tune(
     batch: int | None = None,
     workers: int | None = None,
     rounds: int = 9,
+    minutes: float | None = None,
     clock: Clock | None = None,
+    told: Callable[[int, int], object] | None = None,
     watch: Callable[[Trial], object] | None = None,
 ) -> Tuned:
     """Find keep and the rest for a target, and say what it is worth on images that chose nothing.
@@ -186,7 +197,12 @@ def tune(
         batch: samples a call, also of those timed; None for 64 on a GPU, 16 elsewhere.
         workers: processes that decode ahead; see `loading.loader`.
         rounds: timed turns.
+        minutes: for how long, from the call on; None for as long as it takes. When they are over
+            nothing further is tried, and the best of what was is taken: one configuration always
+            is, and what is decoded, checked and timed at the end is reckoned with as what it cost
+            at the beginning.
         clock: how models are timed; None for `papr.measure.interleave`.
+        told: called once, before the first trial, with how many images choose and how many check.
         watch: called after each trial.
 
     Raises:
@@ -194,7 +210,10 @@ def tune(
         DataError: nothing that can be read is in `data`.
         UnsupportedModelError: the host cannot be pruned.
     """
+    begun = time.monotonic()
     goal = Goal.read(sure, target_agreement, target_cosine, target_speedup)
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ConfigError(f"expected minutes above 0, got {minutes!r}")
     looked = [as_proposal(config.proposal).weights for config in candidates or ()]
     judged = not any(one.random for one in (weights, *looked))
     if not judged and goal.kind != SPEEDUP:
@@ -218,10 +237,18 @@ def tune(
         workers=workers,
     )
     tuning_half, other_half = halves(take(data, limit))
+    assert tuning_half.length is not None
+    assert other_half.length is not None
+    if told is not None:
+        told(tuning_half.length, other_half.length)
+    loading = time.monotonic()
     half = load(source=tuning_half)
     goal.check(half)
     clock = clock or partial(timed, rounds=rounds)
-    search = Search(dense, half, goal, clock, watch, statistics_of(prepare), judged)
+    until = float("inf")
+    if minutes is not None:  # the other half will take as long to load
+        until = begun + 60 * minutes - (time.monotonic() - loading)
+    search = Search(dense, half, goal, clock, watch, statistics_of(prepare), judged, until)
     chosen, met = search.choose(candidates)
     skipped = half.skipped
     del half, search.half  # before the other one is decoded
@@ -258,6 +285,8 @@ def _report(
     batch, one = len(held.first), held.first[:1]
     speedup = times["chosen"].speedup_over(times[DENSE])
     state, verdict = _verdict(goal, met, held_out, speedup)
+    if search.stopped:
+        verdict += f" (time was up after {len(search.trials)} configurations; more may be found)"
     looked = [search.model(trial.config) for trial in search.trials.values()]
     return Tuned(
         kind=goal.kind,
@@ -277,6 +306,7 @@ def _report(
         trials=list(search.trials.values()),
         skipped=[*skipped, *held.skipped],
         environment=environment(one.device),
+        stopped=search.stopped,
         provenance=provenance_of(weights, looked),
     )
 
@@ -295,8 +325,10 @@ def _verdict(goal: Goal, met: bool, held_out: Quality | None, speedup: Ratio) ->
     if high < goal.target:
         return NOT_REACHED, f"{figures} is below the target {goal.target:g}"
     if speedup[0] <= 1:
-        slow = f"what meets the target is not faster than dense: {speedup[0]:.2f} times"
-        return NOT_REACHED, slow
+        return NOT_REACHED, (
+            f"nothing pays here: what meets {goal.kind} {goal.target:g} is not faster than dense, "
+            f"{speedup[0]:.2f} times as fast"
+        )
     if low >= goal.target:
         return REACHED, f"{figures} is above the target {goal.target:g}"
     if middle >= goal.target:
