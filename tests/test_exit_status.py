@@ -22,7 +22,7 @@ COMMANDS = {
     "sweep": (["--keep", "0.5", "--no-baselines", "--no-html"], "sweep.json"),
     "compare": (["--keep", "0.5", "--rounds", "1", "--figures", "0"], "r.json"),
     "tune": (["--target-cosine", "0.5", "--rounds", "1"], "r.json"),
-    "doctor": (["--keep", "0.5", "--rounds", "1"], "r.json"),
+    "doctor": (["--keep", "0.5", "--rounds", "1", "--random-weights"], "r.json"),
 }
 HOSTLESS, FREE = ("mask",), ("mask", "compare")
 

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import open_source, tune
 from papr.evaluate.judging import Held
 from papr.evaluate.preparing import timm_transform
 from papr.evaluate.searching import Goal, Search, Trial
-from test_tune import TINY, by_all, by_host
+from test_tune import GIVEN, TINY, by_all, by_host, command
 from tiny_data import host, pictures
 
 RUN = {"batch": 8, "workers": 0, "clock": by_host, "sure": 0.5}
@@ -33,16 +31,14 @@ def test_code_that_is_slower_than_dense_is_never_printed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: tuple, words: str
 ) -> None:
     """With a clock by which the proposal costs more than the tiny host."""
-    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), "pretrained"))
+    monkeypatch.setattr("papr.cli.tune.make_host", lambda *_: (host(), GIVEN))
     monkeypatch.setattr("papr.evaluate.tuning.timed", by_all)
-    line = ["tune", "--data", str(folder), "--workers", "0", "--batch", "8", "--sure", "0.5"]
-    line += ["--proposal-sizes", "input", "--merge-r", "0", "--out", str(tmp_path / "c.json")]
-    done = CliRunner().invoke(app, [*line, *target])
+    done = command(folder, tmp_path, "--sure", "0.5", *target)
     assert done.exit_code == 1, done.output
     assert words in done.output
     assert "slower than dense: do not prune" in done.output
     assert "papr.prune(" not in done.output
-    assert not (tmp_path / "c.json").exists()
+    assert not (tmp_path / "o").exists()
     assert "Of 24 images 1" in done.output
     assert "choose the configuration, and the other" in " ".join(done.output.split())
 
