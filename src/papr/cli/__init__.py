@@ -28,6 +28,7 @@ from papr.cli import (
 )
 from papr.cli.common import errors
 from papr.cli.console import forgive_streams
+from papr.cli.quiet import hush
 from papr.errors import ConfigError, PaprError
 
 _PICTURES, _DATA = "Pictures, clips and models", "Data sets"
@@ -138,6 +139,7 @@ def main() -> None:
     """The entry point of `papr`: errors in one line, tracebacks with --debug."""
     warnings.showwarning = _show_warning
     forgive_streams()
+    hush()
     try:
         app()
     except SystemExit as end:
