@@ -26,7 +26,12 @@ def test_mmaction2(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["auto", "videomae"])
 @pytest.mark.parametrize(
     "text",
-    ['a b.mp4,1\n"c,d.mp4",22\n', "\ufeffa b.mp4, 1\nc,d.mp4, 22\n", "a b.mp4 1\nc,d.mp4 22\n"],
+    [
+        'a b.mp4,1\n"c,d.mp4",22\n',
+        'a b.mp4,"1"\n"c,d.mp4",22.0\n',
+        "\ufeffa b.mp4, 1\nc,d.mp4, 22\n",
+        "a b.mp4 1\nc,d.mp4 22\n",
+    ],
 )
 def test_videomae(text: str, layout: str, tmp_path: Path) -> None:
     found = read_labels(write(tmp_path, text), layout=layout)

@@ -114,7 +114,7 @@ def _count(model: nn.Module, recipe: Recipe, row: Row, proposal: Proposal, pixel
 def _random_host(host: HostWeights, device: torch.device) -> nn.Module:
     """Without weights, the same draws every time, the global random state left as it was."""
     with neutral(seed=0), device, _Readable():  # a run taken up again needs the same host
-        return _make(host)
+        return _make(host).to(device)  # what the hub makes of videos lies on the CPU
 
 
 class _Readable(TorchFunctionMode):
@@ -130,7 +130,10 @@ class _Readable(TorchFunctionMode):
 def _make(host: HostWeights) -> nn.Module:
     if host.counted in hub.VIDEO_HOSTS:
         return hub.create_video(host.counted, random_weights=True)[0]
-    return hub.create(host.name, pretrained=False, **host.arguments).eval()
+    import timm
+
+    model: nn.Module = timm.create_model(host.name, pretrained=False, **host.arguments)
+    return model.eval()
 
 
 @dataclass(frozen=True)

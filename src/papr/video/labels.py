@@ -1,10 +1,12 @@
 """Label files of Kinetics and its kin: which class a video shows."""
 
+import re
 from pathlib import Path
 
 from papr.errors import PaprError, one_line
 
 #: What stands between the path and the label.
+_NUMBER = re.compile(r"([0-9]+)(\.0*)?")
 _SEPARATORS = {"mmaction2": (" ",), "videomae": (",", " ")}
 
 
@@ -19,7 +21,8 @@ def read_labels(
 
     Two layouts, neither with a header: mmaction2's list ("some/clip.mp4 12" per line) and
     VideoMAE's CSV ("some/clip.mp4,12", or a space). The label is the last field of its line, so a
-    path may contain spaces and commas; it may stand in double quotes. Empty lines are skipped.
+    path may contain spaces and commas; either may stand in double quotes, and 3.0 is 3. Empty lines
+    are skipped. `papr.evaluate` reads more kinds of lists: see `papr.evaluate.lists`.
 
     Args:
         path: the label file, UTF-8.
@@ -62,9 +65,14 @@ def _split(line: str, separator: str) -> tuple[str, int] | None:
     fields = line.rsplit(None if separator == " " else separator, 1)
     if len(fields) != 2:
         return None
-    clip, label = fields[0].strip(), fields[1].strip()
-    if len(clip) > 1 and clip[0] == clip[-1] == '"':
-        clip = clip[1:-1].replace('""', '"')
-    if not clip or not (label.isascii() and label.isdigit()):
-        return None
-    return clip, int(label)
+    clip, label = (_bare(field) for field in fields)
+    number = _NUMBER.fullmatch(label)
+    return (clip, int(number[1])) if clip and number else None
+
+
+def _bare(field: str) -> str:
+    """A field without the double quotes that it may stand in."""
+    field = field.strip()
+    if len(field) > 1 and field[0] == field[-1] == '"':
+        field = field[1:-1].replace('""', '"')
+    return field
