@@ -10,6 +10,7 @@ EXTRA ?= test
 CONSTRAINTS ?= -c constraints/tested.txt
 BETWEEN ?= timm==1.0.24 timm==1.0.27 timm==1.0.29
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test test-all table check format test-oldest test-between test-latest raise-bounds clean
 
@@ -17,14 +18,14 @@ demo: $(VENV)/.demo
 	$(BIN)/papr demo
 
 test: $(VENV)/.$(EXTRA)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(PYTEST)
 
 # The exhaustive tests too: exported files of every host, not of one of each kind.
 test-all: $(VENV)/.$(EXTRA)
-	$(BIN)/python -m pytest -n $(JOBS) --all
+	$(PYTEST) --all
 
 table: $(VENV)/.$(EXTRA)
-	$(BIN)/python -m pytest -n $(JOBS) --all -m capability --capabilities=docs/capabilities.md
+	$(PYTEST) --all -m capability --capabilities=docs/capabilities.md
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -45,7 +46,7 @@ test-oldest:
 test-between: $(VENV)/.$(EXTRA)
 	for release in $(BETWEEN); do \
 		$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .between/$$release $$release && \
-		PYTHONPATH=.between/$$release $(BIN)/python -m pytest -n $(JOBS) \
+		PYTHONPATH=.between/$$release $(PYTEST) \
 			tests/test_contract.py tests/test_pyramid.py tests/test_merging.py || exit 1; \
 	done
 

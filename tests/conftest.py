@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers of pytest-xdist share the cores instead of fighting for them."""
+    """Workers of pytest-xdist, and what they start, share the cores instead of fighting for them."""
     config.addinivalue_line("markers", "capability(column): decides a column of the table")
     config.addinivalue_line("markers", "exhaustive: more hosts of each kind; run with --all")
     if config.getoption("--capabilities") and not hasattr(config, "workerinput"):
@@ -42,7 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(config.getoption("--capabilities")))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
