@@ -139,7 +139,8 @@ def test_a_clip_is_drawn_whatever_can_be_printed(
     clip = clips.write(tmp_path / "a.mkv", clips.pictures(8, 64, 64)).rename(tmp_path / name)
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    arguments = ["video", str(clip), "--model", "tiny", "--rounds", "0", "--out", str(tmp_path)]
+    arguments = ["video", str(clip), "--model", "tiny", "--random-weights", "--rounds", "0"]
+    arguments += ["--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         assert run(arguments, stream, patch) == 0
     stream.flush()

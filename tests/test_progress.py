@@ -96,7 +96,7 @@ def test_compare_cam_shows_progress_and_leaves_score_cam_out(tmp_path: Path) -> 
     ]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "reading 1 images ..." in result.output
+    assert "reading 1 image ..." in result.output
     assert re.search(r"timing: \d+ %, 0:00:\d\d left", result.output)
     shares = [int(x) for x in re.findall(r"maps of image 1 of 1: (\d+) %", result.output)]
     assert len(shares) == len(QUICK_CAMS) + 3

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -26,6 +26,7 @@ from papr.provenance import ASKED, CHECKPOINT, FLAG, PRETRAINED, RANDOM, Weights
 from papr.words import counted
 
 _TIMEOUT = 3.0  # seconds
+_NEAR = 3  # names that are suggested
 
 #: Classes of errors that speak of the network, whatever library raises them.
 _NETWORK = {
@@ -158,7 +159,7 @@ def create_classifier(
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
             "expected the name of a timm model, torchvision/ and one of its models, or a folder or "
-            f"hub name of transformers, got {name!r}{_meant(name)}"
+            f"hub name of transformers, got {name!r}{meant(name)}"
         )
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError(f'expected transformers for {name}: pip install "papr-torch[hf]"')
@@ -168,12 +169,22 @@ def create_classifier(
     return _from_hub(kind, name, "or name a timm model", random_weights)
 
 
-def _meant(name: str) -> str:
-    """What a name that nothing has may have been meant to be."""
-    import timm
+def meant(name: str, known: Sequence[str] | None = None) -> str:
+    """What a name that nothing has may have been meant to be: the end of a message; may be empty.
 
-    near = difflib.get_close_matches(name, timm.list_models(), 1)
-    return f"; is it {near[0]}?" if near else ""
+    Args:
+        name: of the user.
+        known: names that there are; timm's where None.
+    """
+    if known is None:
+        import timm
+
+        known = timm.list_models()
+    begun = sorted((other for other in known if other.startswith(name)), key=len)
+    near = begun[:_NEAR] or difflib.get_close_matches(name, known, _NEAR)
+    if not near:
+        near = [other for other in known if name in other][:_NEAR]
+    return f"; is it {' or '.join(near)}?" if name and near else ""
 
 
 def create_host(
@@ -319,11 +330,14 @@ def _create_torchvision(name: str, random_weights: bool) -> tuple[nn.Module, Wei
     from torchvision.models import get_model, get_model_weights, list_models
 
     if name not in list_models():
-        raise ConfigError(f"expected the name of a torchvision model after the slash, got {name!r}")
+        raise ConfigError(
+            f"expected the name of a torchvision model after the slash, got {name!r}"
+            f"{meant(name, list_models())}"
+        )
     if random_weights:
         with neutral(seed=0):
             host = get_model(name, weights=None).eval()
-        return host, Weights(RANDOM, f"torchvision/{name}", why=ASKED)
+        return _sized(host, name), Weights(RANDOM, f"torchvision/{name}", why=ASKED)
     weights = get_model_weights(name).DEFAULT
     try:
         if not downloaded(weights.url).is_file():
@@ -332,7 +346,17 @@ def _create_torchvision(name: str, random_weights: bool) -> tuple[nn.Module, Wei
             host = get_model(name, weights=weights).eval()
     except Exception as error:  # an HTTP error, or a file that does not fit its hash
         raise no_weights(f"torchvision/{name}", error, weights.url) from error
-    return host, Weights(PRETRAINED, weights.url)
+    return _sized(host, name), Weights(PRETRAINED, weights.url)
+
+
+def _sized(host: nn.Module, name: str) -> nn.Module:
+    """A model of torchvision that says what size it takes, as only its ViT does of itself."""
+    from torchvision.models import get_model_weights
+
+    known = getattr(get_model_weights(name).DEFAULT.transforms, "keywords", {})
+    if not hasattr(host, "image_size") and isinstance(known.get("crop_size"), int):
+        host.image_size = known["crop_size"]
+    return host
 
 
 def _from_hub(

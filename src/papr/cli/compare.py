@@ -367,5 +367,5 @@ def _draw(found: Field, album: Album, count: int, out_dir: Path, weighed: Proven
                 pictures.append((rival, photograph.resize((width, height))))
         file = out_dir / f"{name}-rivals{SUFFIX}"
         sheet = panel(pictures, apart=True, note=weighed.note)
-        drawn += album.reader.draw(path, file, sheet, weighed)
+        drawn += album.reader.draw(file, sheet, weighed)
     print_line(f"pictures of {counted(drawn, 'image')} in {out_dir}")

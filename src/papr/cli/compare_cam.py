@@ -230,7 +230,7 @@ def _measure(
             maps = quality.add(pixels, skip[i], i in curved, lambda n: bar.advance(task, n))
             if i < figures:
                 picture = _figure(path.name, photograph, maps, quality.keep)
-                reader.draw(path, out_dir / f"{names[i]}{_SUFFIX}", picture, weighed)
+                reader.draw(out_dir / f"{names[i]}{_SUFFIX}", picture, weighed)
 
 
 def _figure(

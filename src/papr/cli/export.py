@@ -128,13 +128,12 @@ def _create(
 ) -> "tuple[nn.Module, Weights]":
     import timm
 
-    from papr.hub import create_classifier
+    from papr.hub import create_classifier, meant
 
     if not timm.is_model(name):
-        video = (
-            "; video hosts are exported in Python, by papr.export" if name in VIDEO_HOSTS else ""
-        )
-        raise ConfigError(f"expected the name of a timm model, got {name!r}{video}")
+        video = "; video hosts are exported in Python, by papr.export"
+        why = video if name in VIDEO_HOSTS else meant(name)
+        raise ConfigError(f"expected the name of a timm model, got {name!r}{why}")
     sized: dict[str, Any] = {} if size is None else {"img_size": size}
     try:
         return create_classifier(name, random_weights=random_weights, **sized)

@@ -82,7 +82,7 @@ def mask(
             file = f"{name}{SUFFIX}"
             line = {
                 "image": str(path),
-                "picture": file if reader.draw(path, out_dir / file, picture, weighed) else None,
+                "picture": file if reader.draw(out_dir / file, picture, weighed) else None,
                 "size": [photograph.height, photograph.width],
                 "patch": patch,
                 "grid": list(chosen.grid),

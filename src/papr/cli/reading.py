@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import typer
 from PIL import Image
 
 from papr.cli.common import errors, settle
@@ -52,12 +53,14 @@ class Reader(Generic[_T]):
     Attributes:
         prepare: photograph to what the command works on, such as its square middle, or the host's
             pixels.
-        broken: images that could not be read, or whose picture could not be written, and why.
+        broken: images that could not be read, and why.
+        unwritten: why pictures that were drawn could not be written.
     """
 
     def __init__(self, prepare: Callable[[Image.Image], _T]) -> None:
         self.prepare = prepare
         self.broken: dict[Path, str] = {}
+        self.unwritten: list[str] = []
 
     def read(self, path: Path) -> _T | None:
         """The prepared image; None, and remembered, where it cannot be read."""
@@ -76,14 +79,12 @@ class Reader(Generic[_T]):
             if photograph is not None:
                 yield path, photograph
 
-    def draw(
-        self, path: Path, file: Path, picture: Image.Image, provenance: Provenance = NOBODY
-    ) -> bool:
+    def draw(self, file: Path, picture: Image.Image, provenance: Provenance = NOBODY) -> bool:
         """Write what was drawn of an image; False, and remembered, where it cannot be written."""
         try:
             write_image(file, picture, provenance)
         except OSError as error:
-            self.broken[path] = str(error)
+            self.unwritten.append(str(error))
             return False
         return True
 
@@ -97,17 +98,19 @@ class Reader(Generic[_T]):
             raise
 
     def report(self, images: int, strict: bool) -> None:
-        """Name what could not be read or written, and end by `settle`.
+        """Name what could not be read or written, and end by `settle`; a lost picture is an error.
 
         Args:
             images: all of them.
             strict: of --strict.
         """
         self._name()
+        if self.unwritten:
+            raise typer.Exit(1)
         settle(images - len(self.broken), len(self.broken), strict)
 
     def _name(self) -> None:
-        for message in self.broken.values():
+        for message in [*self.broken.values(), *self.unwritten]:
             errors.print(shown(message), style="red", highlight=False, soft_wrap=True, markup=False)
 
 
