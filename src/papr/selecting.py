@@ -48,13 +48,9 @@ class Selection:
 
     def mask(self) -> Tensor:
         """The kept patches as a bool tensor (B, *grid), True where kept."""
-        flat = torch.zeros(
-            self.indices.shape[0],
-            math.prod(self.grid),
-            dtype=torch.bool,
-            device=self.indices.device,
-        )
-        return flat.scatter(1, self.indices, True).view(-1, *self.grid)
+        # of ones, not of True: torch.jit, OpenVINO and the older ONNX exporter know no such scatter
+        flat = self.indices.new_zeros(self.indices.shape[0], math.prod(self.grid))
+        return flat.scatter(1, self.indices, 1).bool().view(-1, *self.grid)
 
     def places(self, order: Tensor | None = None) -> Tensor:
         """Where each patch stands among the kept ones, (B, N) int64; -1 for pruned ones.
@@ -278,15 +274,16 @@ def take_rows(tokens: Tensor, indices: Tensor) -> Tensor:
     than `gather`, whose index counts elements.
     """
     batch, kept = indices.shape
-    rows = tokens.reshape(-1, tokens.shape[-1]).index_select(0, flat_rows(indices, tokens.shape[1]))
+    # flatten, here and below: a view with -1 cannot be had of an empty batch
+    rows = tokens.flatten(0, 1).index_select(0, flat_rows(indices, tokens.shape[1]))
     return rows.view(batch, kept, tokens.shape[-1])
 
 
 def put_rows(kept: Tensor, indices: Tensor, into: Tensor) -> Tensor:
     """`into` (B, N, C) with its rows at `indices` (B, K) replaced by `kept` (B, K, C)."""
     batch, patches, channels = into.shape
-    rows = kept.reshape(-1, channels)
-    flat = into.reshape(-1, channels).index_copy(0, flat_rows(indices, patches), rows)
+    rows = kept.flatten(0, 1)
+    flat = into.flatten(0, 1).index_copy(0, flat_rows(indices, patches), rows)
     return flat.view(batch, patches, channels)
 
 
@@ -294,7 +291,7 @@ def spread_rows(kept: Tensor, indices: Tensor, patches: int) -> Tensor:
     """Kept rows (B, K, C) back at their places among zeros: (B, patches, C)."""
     batch, _, channels = kept.shape
     zeros = kept.new_zeros(batch * patches, channels)  # nobody else's: rows go in without a copy
-    zeros.index_copy_(0, flat_rows(indices, patches), kept.reshape(-1, channels))
+    zeros.index_copy_(0, flat_rows(indices, patches), kept.flatten(0, 1))
     return zeros.view(batch, patches, channels)
 
 
@@ -343,7 +340,7 @@ def _spread(tokens: Tensor, selection: Selection, fill: float | str) -> Tensor:
             value = (found * weights.unsqueeze(2).to(tokens.dtype)).sum(1, keepdim=True)
     dense = take_rows(tokens, sources.clamp(min=0))
     dense = torch.where(there.unsqueeze(2), dense, value)  # type: ignore[arg-type]
-    return dense.transpose(1, 2).reshape(batch, -1, *selection.grid)
+    return dense.transpose(1, 2).reshape(batch, tokens.shape[2], *selection.grid)
 
 
 def follow(sources: Tensor, onwards: Tensor) -> Tensor:

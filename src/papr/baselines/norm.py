@@ -42,6 +42,6 @@ def norm_scores(host: nn.Module, **options: Any) -> Scores:
         grid = patches(dense, plan, taken[:1], **options).grid
         found = tokens(listening, plan, taken, **options)[:, plan.facts.prefix_tokens :]
         norms: Tensor = torch.linalg.vector_norm(found.float(), dim=-1)
-        return norms.view(-1, *grid)
+        return norms.view(len(norms), *grid)
 
     return scores

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from papr.counts import ceiling
 from papr.errors import MissingSiteError
 from papr.wrappers import own_modules
 
@@ -73,7 +74,7 @@ def convolved(size: Grid, rules: Sequence[Rule]) -> Grid:
     """What convolutions make of a (height, width)."""
     for rule in rules:
         size = tuple(
-            -(-side // s) if p < 0 else (side + 2 * p - d * (k - 1) - 1) // s + 1
+            ceiling(side, s) if p < 0 else (side + 2 * p - d * (k - 1) - 1) // s + 1
             for side, (k, s, p, d) in zip(size, rule, strict=True)
         )
     return size
@@ -97,4 +98,5 @@ def first_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
 
 def on_grid(tokens: Tensor, grid: Grid) -> Tensor:
     """Tokens of every patch, (B, H * W, C), as a map (B, C, H, W)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
+    batch, _, channels = tokens.shape
+    return tokens.transpose(1, 2).reshape(batch, channels, *grid)

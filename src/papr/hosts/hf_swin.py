@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from papr.counts import ceiling
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution, on_grid
 from papr.hosts.kept_attention import OnKept
@@ -36,7 +37,7 @@ class PaddingEntry(Entry):
 
 def _padded_grid(embeddings: nn.Module, pixels: Tensor) -> tuple[int, int]:
     height, width = first_convolution(embeddings).stride
-    return -(-pixels.shape[-2] // height), -(-pixels.shape[-1] // width)
+    return ceiling(pixels.shape[-2], height), ceiling(pixels.shape[-1], width)
 
 
 class WindowsOfKept(OnKept):
@@ -54,8 +55,8 @@ class WindowsOfKept(OnKept):
         shift = (0, 0) if attention_mask is None else (window[0] // 2, window[1] // 2)
         slots, count = window_slots(grid, window, shift, windows.device, padded_first=True)
         rows = flat_rows(slots[chosen.indices], count * window[0] * window[1])
-        flat = windows.reshape(-1, windows.shape[-1])
-        tokens = flat.index_select(0, rows).view(*chosen.indices.shape, -1)
+        flat = windows.flatten(0, -2)
+        tokens = flat.index_select(0, rows).view(*chosen.indices.shape, flat.shape[1])
         bias = self._bias()
         out = attend_in_windows(
             self._qkv(tokens),
@@ -70,7 +71,7 @@ class WindowsOfKept(OnKept):
             cosine=self._cosine(),
             dropout=self._dropout() if self.training else 0.0,  # type: ignore[attr-defined]
         )
-        out = self._project(out).view(rows.shape[0], -1)
+        out = self._project(out).flatten(0, 1)
         return out.new_zeros(flat.shape).index_copy_(0, rows, out).view(windows.shape), None
 
     def _window(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from papr.counts import ceiling
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving
 from papr.hosts.kept_attention import (
@@ -69,7 +70,7 @@ class WindowsOfKept(OnKept):
         mask = self.attn_mask  # type: ignore[attr-defined]
         if getattr(self, "dynamic_mask", False):
             window = self.window_size  # type: ignore[attr-defined]
-            padded = [-(-side // w) * w for side, w in zip(grid, window, strict=True)]
+            padded = [ceiling(side, w) * w for side, w in zip(grid, window, strict=True)]
             mask = self.get_attn_mask(bias.new_empty(1, *padded, 1))  # type: ignore[attr-defined]
         return bias if mask is None else bias + mask.unsqueeze(1)
 

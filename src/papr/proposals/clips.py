@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from papr.counts import ceiling
 from papr.errors import ProposalError
 from papr.proposals.scorers import NetScorer, scaled
 
@@ -78,7 +79,7 @@ class ClipScorer(NetScorer):
             return frames, height, width
         if isinstance(size, tuple) and len(size) == 3:
             return size
-        frames = -(-frames // self.step)
+        frames = ceiling(frames, self.step)
         if size is None or isinstance(size, str):
             return frames, height, width
         return frames, *scaled(height, width, size, self.shrink_only)

@@ -36,9 +36,7 @@ def take_from_grid(x: Tensor, selection: Selection) -> Tensor:
 def put_on_grid(kept: Tensor, selection: Selection) -> Tensor:
     """The inverse, zero elsewhere: (B, K, C) to (B, N, C), or (B, 1, K, C) to (B, H, W, C)."""
     batch, channels = kept.shape[0], kept.shape[-1]
-    dense = spread_rows(
-        kept.reshape(batch, -1, channels), selection.indices, math.prod(selection.grid)
-    )
+    dense = spread_rows(kept.flatten(1, -2), selection.indices, math.prod(selection.grid))
     return dense if kept.ndim == 3 else dense.view(batch, *selection.grid, channels)
 
 

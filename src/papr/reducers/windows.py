@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from papr.counts import ceiling
 from papr.selecting import flat_rows
 
 Pair = tuple[int, int]
@@ -32,7 +33,7 @@ def window_slots(
     Returns:
         (H * W,) int64: window * area + place in the window; and how many windows there are.
     """
-    down, across = -(-grid[0] // window[0]), -(-grid[1] // window[1])
+    down, across = ceiling(grid[0], window[0]), ceiling(grid[1], window[1])
     around = (down * window[0], across * window[1]) if padded_first else grid
     rows = (torch.arange(grid[0], device=device) - shift[0]) % around[0]
     columns = (torch.arange(grid[1], device=device) - shift[1]) % around[1]
@@ -88,19 +89,20 @@ def attend_in_windows(
         dense = padding.expand(batch * places, -1).index_copy(0, flat, rows)
     else:
         dense = rows.new_zeros(batch * places, width).index_copy_(0, flat, rows)
-    dense = dense.view(batch * windows, area, 3, heads, -1)
+    dense = dense.view(batch * windows, area, 3, heads, width // (3 * heads))
     q, k, v = dense.permute(2, 0, 3, 1, 4).unbind()
 
+    # scatter rather than index_fill, which OpenVINO does not know
     # not -inf, in the dtype of attention: a window without kept tokens would answer NaN, and its
     # gradient would spread
     never = torch.finfo(q.dtype).min / 4
-    pruned = bias.new_zeros(places).index_fill(0, slots, never).expand(batch, -1).flatten()
-    pruned = pruned.index_fill(0, flat, 0.0).view(batch, windows, 1, 1, area)
+    pruned = bias.new_zeros(places).scatter(0, slots, never).expand(batch, -1).flatten()
+    pruned = pruned.scatter(0, flat, 0.0).view(batch, windows, 1, 1, area)
     mask = (bias + pruned).view(batch * windows, heads, area, area).to(q.dtype)
     scale = 1.0 if cosine is not None else None
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
-    out = out.transpose(1, 2).reshape(batch * places, -1)
-    return out.index_select(0, flat).view(batch, kept, -1)
+    out = out.transpose(1, 2).reshape(batch * places, width // 3)
+    return out.index_select(0, flat).view(batch, kept, width // 3)
 
 
 def cosine_factor(logit_scale: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ def shift_mask(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> T
     """
     regions = []
     for side, w, s in zip(grid, window, shift, strict=True):
-        padded = -(-side // w) * w
+        padded = ceiling(side, w) * w
         place = torch.arange(padded, device=device)
         regions.append((place >= padded - w).long() + (place >= padded - s).long())
     region = regions[0].unsqueeze(1) * 3 + regions[1]
