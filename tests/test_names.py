@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from papr.cli.console import Voice, clean, shown
 from papr.cli.hosting import name_left_out
+from papr.cli.tables import Sheet
 from papr.evaluate import open_source
 from papr.evaluate.loading import Skipped
 from tiny_sources import everything, level, odd_name, png, rows, touch
@@ -71,9 +72,11 @@ def test_names_are_printed_as_they_are() -> None:
     for name in names:
         table = Table(name, title=f"of {name}")
         table.add_row(f"[yellow]{name}[/yellow]")
+        sheet = Sheet(name, title=f"of {name}")
         kept = name.replace("[bold]", "")  # papr's own marks are no names
         assert kept in printed(f"[red]{name}[/red]")
         assert printed(table).count(kept) >= 2
+        assert kept in printed(sheet)
     assert printed("[yellow]careful:[/yellow] it is") == "careful: it is\n"
 
 

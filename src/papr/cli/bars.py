@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from papr.cli.console import shown
+
 _EVERY = 10.0  # seconds
 
 
@@ -91,8 +93,8 @@ def doing(text: str, console: Console) -> Iterator[Callable[[str], None]]:
         What is told the next step.
     """
     if console.is_terminal:
-        with console.status(Text(text)) as status:
-            yield lambda step: status.update(Text(step))
+        with console.status(text) as status:
+            yield lambda step: status.update(Text(shown(step)))
         return
 
     def say(step: str) -> None:

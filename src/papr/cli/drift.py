@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from papr.cli.common import (
@@ -166,7 +165,7 @@ def _show(found: "Drift", model: str) -> None:
 
 def _table(found: "Drift", model: str) -> Table:
     title = (
-        f"{escape(model)}: {counted(found.images, 'image')}, "
+        f"{model}: {counted(found.images, 'image')}, "
         f"{counted(found.width, 'number')} each, {counted(found.queries, 'query')}"
     )
     table = Sheet("", *(column.name for column in found.columns), title=title)

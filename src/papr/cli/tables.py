@@ -34,7 +34,7 @@ class Sheet(Table):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The title, then the table where all of it fits, else its rows as lines."""
         if self.above:
-            yield Text.from_markup(self.above, style="italic")
+            yield console.render_str(self.above, style="italic")
         wanted = self.__rich_measure__(console, options.update(max_width=10_000)).maximum
         if wanted <= options.max_width:
             yield from super().__rich_console__(console, options)
