@@ -253,7 +253,7 @@ def _create_timm(
 ) -> tuple[nn.Module, Weights]:
     own = options if classes is None else {**options, "num_classes": classes}
     if checkpoint is not None:
-        return _with_checkpoint(name, checkpoint, own), _of_file(checkpoint)
+        return _with_checkpoint(name, checkpoint, own)
     if random_weights:
         with neutral(seed=0):
             host = create(name, pretrained=False, **own).eval()
@@ -274,16 +274,22 @@ def _create_timm(
     return host, Weights(PRETRAINED, source_of(host, name))
 
 
-def _with_checkpoint(name: str, checkpoint: Path, own: dict[str, Any]) -> nn.Module:
+def _with_checkpoint(
+    name: str, checkpoint: Path, own: dict[str, Any]
+) -> tuple[nn.Module, Weights]:
     if not checkpoint.is_file():
         raise ConfigError(f"expected --checkpoint to be a file of weights, got {checkpoint}")
+    weights = _of_file(checkpoint)
     try:
-        return create(name, pretrained=False, checkpoint_path=str(checkpoint), **own).eval()
+        host = create(name, pretrained=False, checkpoint_path=str(checkpoint), **own).eval()
     except Exception as error:  # an unreadable file, or weights of another model
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         hint = "; is it --num-classes?" if "num_classes" not in own else ""
         hint *= "size mismatch" in reason
         raise ConfigError(f"cannot load {checkpoint} into {name}: {reason}{hint}") from None
+    if weights != _of_file(checkpoint):
+        raise ConfigError(f"expected {checkpoint} to stay as it is while it is read, it changed")
+    return host, weights
 
 
 def _of_file(checkpoint: Path) -> Weights:

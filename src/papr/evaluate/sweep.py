@@ -117,13 +117,13 @@ class Sweep:
 
         Args:
             folder: where to; made if needed.
-            note: a line below the plots, such as what the weights are.
+            note: a line below the plots; what the weights are where it is empty.
             html: whether to write the page.
 
         Returns:
             What was written.
         """
-        folder = Path(folder)
+        folder, note = Path(folder), note or str(self.report.provenance)
         written, panels = [folder / TABLE, folder / "sweep.csv"], self.panels()
         write_json(written[0], self.to_dict())
         write_text(written[1], self._csv())
