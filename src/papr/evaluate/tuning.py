@@ -13,7 +13,7 @@ from torch import nn
 from papr.config import PruneConfig
 from papr.environment import environment
 from papr.errors import ConfigError
-from papr.evaluate.contenders import DENSE, check_streamless, facts_of, names, provenance_of
+from papr.evaluate.contenders import DENSE, check_streamless, facts_of, names
 from papr.evaluate.evaluation import statistics_of
 from papr.evaluate.judging import Held, Quality, halves
 from papr.evaluate.loading import Prepare, Skipped, usual_batch
@@ -287,7 +287,7 @@ def _report(
     state, verdict = _verdict(goal, met, held_out, speedup)
     if search.stopped:
         verdict += f" (time was up after {len(search.trials)} configurations; more may be found)"
-    looked = [search.model(trial.config) for trial in search.trials.values()]
+    looked = [as_proposal(trial.config.proposal) for trial in search.trials.values()]
     return Tuned(
         kind=goal.kind,
         target=goal.target,
@@ -307,7 +307,7 @@ def _report(
         skipped=[*skipped, *held.skipped],
         environment=environment(one.device),
         stopped=search.stopped,
-        provenance=provenance_of(weights, looked),
+        provenance=Provenance(weights, {who.name: who.weights for who in looked}),
     )
 
 
