@@ -93,7 +93,7 @@ def test_export(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     arguments = [
         "export",
         "--model",
-        "vit_tiny_patch16_224",
+        "test_vit",
         "--random-weights",
         "--keep",
         "0.3",

@@ -32,9 +32,9 @@ def images(batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 3, 64, 64, device=DEVICE)
 
 
-def pruned(name: str, **options: object) -> torch.nn.Module:
+def pruned(name: str, depth: int = 3, **options: object) -> torch.nn.Module:
     case = PYRAMID_CASES[name]
-    return case.prune(case.build(), 0.5, **options)
+    return case.prune(case.build(depth), 0.5, **options)
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_kept", "convnext"])
@@ -92,7 +92,7 @@ def test_checkpoints_that_the_user_puts_there(name: str, around: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["swin", "convnext", "swin_kept", "torchvision_convnext"])
 def test_blocks_compiled_one_by_one(name: str) -> None:
-    case, model = PYRAMID_CASES[name], pruned(name)
+    case, model = PYRAMID_CASES[name], pruned(name, depth=2)
     x, other = images(), images()
     expected, others = case.logits(model, x), case.logits(model, other)
     for _, block in case.blocks(model):
@@ -136,7 +136,7 @@ def test_blocks_compiled_one_by_one_refuse_a_second_thread() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["swin", "convnext"])
 def test_a_compiled_pass_that_ends_early_serves_no_other(name: str) -> None:
-    case, model = PYRAMID_CASES[name], pruned(name)
+    case, model = PYRAMID_CASES[name], pruned(name, depth=2)
     a, b = images(), images()
     expected = model(b)
     chosen = papr.selection(model).indices
