@@ -15,9 +15,9 @@ import torch
 from common import SHARED, parser, save
 from papr.environment import pick_device
 from papr.evaluate import evaluate, open_source
-from papr.hub import create_classifier
 from papr.measure import quartiles
 from papr.measure.speed import synchronize
+from papr.named import create_classifier
 
 MODEL = "vit_base_patch16_224"
 

@@ -13,8 +13,8 @@ import papr
 from common import parser, save
 from papr.compare import compare
 from papr.environment import describe_device, pick_device
-from papr.hub import create_video
 from papr.measure import interleave, peak_memory, quartiles
+from papr.named import create_video
 from papr.twins import twin
 
 HOST, KEEPS = "videomae_base", [0.45, 0.35]

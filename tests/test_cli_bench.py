@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from papr.cli import app
 from papr.errors import ConfigError
-from papr.hub import meant
+from papr.named import meant
 
 transformers = pytest.importorskip("transformers", reason="needs the extra: hf")
 TINY = {

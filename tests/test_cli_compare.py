@@ -18,8 +18,8 @@ from papr.cli import app
 from papr.cli.compare import Album, _labels
 from papr.config import IMAGENET_MEAN, IMAGENET_STD
 from papr.draw import kept_patches
-from papr.hub import create_classifier
 from papr.images import find_images
+from papr.named import create_classifier
 from papr.preprocessing import preprocessing
 
 runner = CliRunner()

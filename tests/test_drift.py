@@ -296,7 +296,7 @@ def test_a_tower_of_transformers_without_a_classifier_is_embedded(folder, tmp_pa
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
     config = transformers.Dinov2Config(**small, patch_size=8)
     transformers.Dinov2Model(config).save_pretrained(tmp_path / "tower")
-    from papr.hub import create_host
+    from papr.named import create_host
 
     model, weights = create_host(str(tmp_path / "tower"))
     assert (type(model).__name__, weights.kind) == ("Dinov2Model", "pretrained")

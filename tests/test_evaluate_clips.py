@@ -22,8 +22,8 @@ from papr.evaluate import DataError, VideoFile, evaluate, open_for, prepare_for
 from papr.evaluate.preparing import video_file
 from papr.evaluate.runs import Folder
 from papr.evaluate.sources import Item
-from papr.hub import create_video, takes_clips
 from papr.images import ImageError
+from papr.named import create_video, takes_clips
 from papr.video import POLICIES, average_views, open_video, read_views, views
 from tiny_video import FRAMES, VIDEO_CASES
 
@@ -130,7 +130,7 @@ def test_hosts_of_clips_are_told_from_others(tmp_path: Path, host: nn.Module) ->
 def test_random_video_hosts_are_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or no run of one could be taken up again."""
     small = {"hidden_size": 12, "num_attention_heads": 2, "num_hidden_layers": 1}
-    monkeypatch.setattr("papr.hub.VIDEO_HOSTS", {"small": ("VideoMAEConfig", small)})
+    monkeypatch.setattr("papr.named.VIDEO_HOSTS", {"small": ("VideoMAEConfig", small)})
     first = create_video("small", random_weights=True)[0].state_dict()
     torch.rand(3)
     second = create_video("small", random_weights=True)[0].state_dict()

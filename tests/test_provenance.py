@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import papr
-from papr import hub
+from papr import hub, named
 from papr.cli import app
 from papr.errors import ConfigError, ProposalError
 from papr.evaluate import Predictor, evaluate, predict
@@ -108,12 +108,12 @@ class TestWithoutWeights:
 
     def test_in_python_too(self) -> None:
         with pytest.raises(ConfigError, match="random_weights=True"):
-            hub.create_host(HOST)
+            named.create_host(HOST)
         with pytest.raises(ConfigError, match="random_weights=True"):
             Predictor(HOST, 0.5, device="cpu").load()
-        model, weights = hub.create_host(HOST, random_weights=True)
+        model, weights = named.create_host(HOST, random_weights=True)
         assert weights.to_dict() == {**RANDOM, "source": HOST}
-        other = hub.create_host(HOST, random_weights=True)[0]
+        other = named.create_host(HOST, random_weights=True)[0]
         both = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
         assert all(torch.equal(one, two) for one, two in both)  # the same at every call
 
@@ -129,8 +129,8 @@ class TestWithoutWeights:
             return make(name, pretrained=False, **options)
 
         monkeypatch.setattr("timm.create_model", create)
-        assert hub.create_host(HOST, classes=0)[1].kind == "pretrained"
-        assert hub.create_host(HOST, classes=1000)[1].source == "timm/test_vit.r160_in1k"
+        assert named.create_host(HOST, classes=0)[1].kind == "pretrained"
+        assert named.create_host(HOST, classes=1000)[1].source == "timm/test_vit.r160_in1k"
         assert [pretrained for _, pretrained, _ in asked] == [True, True]
 
 

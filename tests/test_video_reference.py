@@ -9,8 +9,8 @@ import torch
 import papr
 import reference
 from conftest import DEVICE, TOLERANCE
-from papr.hub import create_video
 from papr.measure import count_macs
+from papr.named import create_video
 from papr.proposals.clips import ClipScorer, resize_clip
 from test_video_hosts import masked_logits
 from tiny_video import VIDEO_CASES

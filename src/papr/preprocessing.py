@@ -84,7 +84,7 @@ def preprocessing(host: nn.Module, name: str) -> Preprocessing:
 
     Args:
         host: of images.
-        name: what `papr.hub.create_classifier` made it of; where empty, what transformers says
+        name: what `papr.named.create_classifier` made it of; where empty, what transformers says
             that it was loaded from. Of transformers its processor's file is looked for there;
             where nothing is known, timm's usual resize and crop to the host's size, with
             ImageNet's statistics.

@@ -124,7 +124,7 @@ def compare(
     from papr.cli.oracle import read_oracle
     from papr.cli.reading import images_of
     from papr.compare.field import make_field
-    from papr.hub import create_classifier
+    from papr.named import create_classifier
     from papr.preprocessing import preprocessing
 
     kind = parse_dtype(dtype)

@@ -216,7 +216,7 @@ def _top1(logits: Tensor) -> list[tuple[str, float]]:
 
 def _host() -> tuple[nn.Module, Weights]:
     """ViT-B/16 with pretrained weights where they can be had, and random ones elsewhere."""
-    from papr.hub import create_classifier
+    from papr.named import create_classifier
 
     try:
         return create_classifier(HOST)

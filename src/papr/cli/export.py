@@ -128,7 +128,7 @@ def _create(
 ) -> "tuple[nn.Module, Weights]":
     import timm
 
-    from papr.hub import create_classifier, meant
+    from papr.named import create_classifier, meant
 
     if not timm.is_model(name):
         video = "; video hosts are exported in Python, by papr.export"

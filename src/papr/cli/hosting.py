@@ -183,7 +183,7 @@ def make_host(
     Under torchrun, "auto" takes the GPU of this process's number.
     """
     kind = parse_dtype(dtype)
-    from papr.hub import create_host
+    from papr.named import create_host
 
     target = pick_device(device)
     host, weights = create_host(model, checkpoint, num_classes, random_weights)
@@ -207,7 +207,7 @@ def make_for_speed(
     """
     import timm
 
-    from papr.hub import create_host
+    from papr.named import create_host
 
     plain = timm.is_model(model) or model.startswith("torchvision/") or model in VIDEO_HOSTS
     try:

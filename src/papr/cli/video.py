@@ -107,7 +107,8 @@ def video(
         raise ConfigError("expected --windows or --start, got both")
     check_folder(out_dir, "--out")
     from papr.cli.reading import distinct_names
-    from papr.hub import create_video, video_statistics
+    from papr.hub import video_statistics
+    from papr.named import create_video
     from papr.video import open_video
 
     target = pick_device(device)

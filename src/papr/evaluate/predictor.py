@@ -28,7 +28,7 @@ from papr.evaluate.preparing import in_words, libraries, prepare_for
 from papr.evaluate.sources import Item, readable
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
-from papr.hub import create_host
+from papr.named import create_host
 from papr.provenance import GIVEN, KEY, Provenance
 from papr.pruning import prune, selection
 
@@ -98,7 +98,7 @@ class Predictor:
     columns of the call are passed on.
 
     Args:
-        model: what `papr.hub.create_host` takes; or a function that returns the host, one
+        model: what `papr.named.create_host` takes; or a function that returns the host, one
             that pickle takes, which is called once in each process.
         config: how it is pruned, or the keep; None or 1.0 for the dense host.
         device: see `papr.environment.pick_device`; "auto" is decided where the model is made.

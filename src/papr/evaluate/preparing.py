@@ -163,7 +163,7 @@ def video_file(host: nn.Module, name: str, policy: str | Policy = "videomae") ->
 
     Args:
         host: of square clips.
-        name: what `papr.hub.create_video` made it of.
+        name: what `papr.named.create_video` made it of.
         policy: one of `papr.video.POLICIES`, whose frames and size become the host's; or a policy,
             taken as it is. "videomae" is the protocol of published accuracies, 5 clips x 3 crops;
             "uniform" a single view of the whole video, 15 times as fast.
@@ -193,7 +193,7 @@ def prepare_for(
 
     Args:
         host: of images, or of square clips.
-        name: what `papr.hub.create_classifier` or `create_video` made it of; see
+        name: what `papr.named.create_classifier` or `create_video` made it of; see
             `papr.preprocessing.preprocessing`.
         policy: the views of a video; see `video_file`.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from papr import hub
+from papr import hub, named
 from papr.ambient import neutral
 from papr.errors import ConfigError, one_line
 from papr.evaluate.evaluation import evaluate
@@ -129,7 +129,7 @@ class _Readable(TorchFunctionMode):
 
 def _make(host: HostWeights) -> nn.Module:
     if host.counted in hub.VIDEO_HOSTS:
-        return hub.create_video(host.counted, random_weights=True)[0]
+        return named.create_video(host.counted, random_weights=True)[0]
     import timm
 
     model: nn.Module = timm.create_model(host.name, pretrained=False, **host.arguments)
@@ -286,10 +286,10 @@ def create_host(
         if checkpoint is not None:
             _check_timm(host)
         elif "/" in host.name:
-            return hub.create_video(host.name)
+            return named.create_video(host.name)
         elif host.file:
             raise ConfigError(f"--checkpoint {host.counted}=FILE is missing")
-        return hub.create_classifier(host.name, checkpoint, **host.arguments)
+        return named.create_classifier(host.name, checkpoint, **host.arguments)
     except Exception as error:  # whatever the hub's HTTP stack of the day raises
         need, why = _host_need(host, None), one_line(error)
         way = "" if FLAG in why else f"; or {FLAG}"
