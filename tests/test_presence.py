@@ -10,7 +10,7 @@ from torch import nn
 import papr
 from conftest import DEVICE
 from papr.errors import PrunedModelError
-from tiny import CASES
+from tiny import CASES, proposal
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 
@@ -90,9 +90,23 @@ def test_a_compiled_host_looks_again_where_a_module_was_replaced(backend: str) -
     model, x = case.prune(case.build()), case.pixels()
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     assert case.same(compiled(x), model(x))
+    partly = torch.compile(model, backend=backend)
+    assert case.same(partly(x), model(x))
     replace(model, nn.Dropout)
     with pytest.raises(Exception, match="expected the module at encoder"):
         compiled(x)
+    with pytest.raises(PrunedModelError, match=GONE.format(r"encoder\.dropout")):
+        partly(x)
+
+
+@torch.no_grad()
+def test_budgets_need_their_sites_too() -> None:
+    case = CASES["torchvision"]
+    model = papr.prune(case.build(), "auto", proposal(), share=0.9)
+    model(case.pixels())
+    model.conv_proj = nn.Conv2d(3, 48, 8, stride=8, device=DEVICE)
+    with pytest.raises(PrunedModelError, match=GONE.format("conv_proj")):
+        model(case.pixels())
 
 
 @torch.no_grad()

@@ -122,6 +122,8 @@ def prune(
         ConfigError: an option is out of range, or the file of a configuration cannot be read.
         UnsupportedModelError: the model cannot be pruned; the message says why.
         ProposalError: the proposal cannot be loaded or returns no feature map.
+        PrunedModelError: the model is pruned elsewhere than asked for now, and something was put on
+            top of that since; see `unprune`.
         In each case the model is as it was before the call.
     """
     options = {
@@ -309,6 +311,11 @@ def unprune(model: Model) -> Model:
     """Give the model back as it was: same classes, same answers bit for bit.
 
     Does nothing to a model that is not pruned. Returns `model`.
+
+    Raises:
+        PrunedModelError: another library put something on top of the pruning (accelerate's hooks,
+            weight_norm, fully_shard), which would be lost or left broken; the message says how it
+            goes away. The model is as it was before the call.
     """
     ungraft(unwrap(model))
     return model

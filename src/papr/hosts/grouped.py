@@ -54,6 +54,7 @@ class Grouped(Site):
         check_unsharded(as_module(self))
         if state.given is not None:  # a wrapper of the same host called itself
             return super().forward(*args, **kwargs)  # type: ignore[misc]
+        state.check_sites()
         pixels, entry = _pixels(args, kwargs), _entry(self)
         seen, grid = entry.seen(pixels)
         raw = state.raw_scores(seen, as_module(entry))

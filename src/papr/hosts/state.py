@@ -130,9 +130,7 @@ class HostState:
             grid: the host's patch grid for these pixels.
             entry: the module the pixels came in at.
         """
-        gone = self._gone()
-        if gone:
-            raise PrunedModelError(gone)
+        self.check_sites()
         if self.dense:
             self.passes.put(tuple(_everything(pixels, g) for g in self._grids(grid)))
             if not self.steps:
@@ -146,6 +144,12 @@ class HostState:
             check_scores(raw)
         grids = enumerate(self._grids(grid))
         self.passes.put(tuple(self._rank(raw, g) if self.prunes(i) else None for i, g in grids))
+
+    def check_sites(self) -> None:
+        """Raise PrunedModelError where nothing would act on a selection, at one site or more."""
+        gone = self._gone()
+        if gone:
+            raise PrunedModelError(gone)
 
     def _gone(self) -> str | None:
         """What to say where a site is missing, and nothing would be pruned there."""
