@@ -60,6 +60,12 @@ def test_paths_alone_are_a_list(text: str, tmp_path: Path) -> None:
     assert note == "no labels in the list: labels are not used"
 
 
+def test_a_path_may_begin_with_a_number(tmp_path: Path) -> None:
+    assert read(tmp_path, "3 a.jpg\n")[0] == [("3 a.jpg", None)]
+    (tmp_path / "3,a.jpg").touch()
+    assert read(tmp_path, "3,a.jpg\n")[0] == [("3,a.jpg", None)]
+
+
 def test_a_label_may_be_withheld(tmp_path: Path) -> None:
     assert read(tmp_path, "path,label\n1.jpg,3\n2.jpg,\n3.jpg,-1\n")[0] == [
         ("1.jpg", 3),
@@ -75,6 +81,7 @@ def test_a_label_may_be_withheld(tmp_path: Path) -> None:
         ("a.jpg,1\n\nb.jpg 2\n", "a path, a comma and a class in .*, line 3, .* got 'b.jpg 2'"),
         ("a.jpg\nb.jpg 2\n", "a path alone in .*, line 2, as in its first line, got 'b.jpg 2'"),
         ("path,label\na.jpg\n", "fields with a comma between them in .*, line 2, as in its header"),
+        ("3,a.jpg\n", "a path and then, behind a comma, its class in .*, line 1, got '3,a.jpg'"),
         ("path\tlabel\n", "expected lines below the header in .*, none"),
         ("\n \n", "expected lines of a path, or a path and a label, in .*, none"),
         ("\0", "expected lines of text in the list"),

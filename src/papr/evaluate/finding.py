@@ -116,7 +116,7 @@ def _has_columns(make: Maker) -> bool:
 
 
 def _find(text: str, root: str | Path | None, column: str | None, clips: bool | None) -> Found:
-    place = huggingface.parse_place(text)
+    place = None if shards.is_remote(text) else huggingface.parse_place(text)
     path = Path(text if place is None else place.name)
     listed = suffix(str(path)) in LISTS
     if root is not None and not listed:

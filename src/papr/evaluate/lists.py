@@ -65,7 +65,22 @@ def read_list(path: Path) -> list[Row]:
     if header is not None:
         return _by_columns(path, lines[1:], *header)
     separator = next((s for s in _SEPARATORS if _labelled(lines[0][1], s)), None)
+    if separator is None:
+        _check_order(path, *lines[0])
     return [_row(path, number, line, separator) for number, line in lines]
+
+
+def _check_order(path: Path, number: int, line: str) -> None:
+    """Refuse a list of classes and paths, in this order, which would be paths that are nowhere."""
+    for separator, name in _SEPARATORS.items():
+        first, _, rest = line.partition(separator)
+        if separator == " ":  # many names begin with a number and a space
+            return
+        if _LABEL.fullmatch(_bare(first)) and rest and not (path.parent / line).exists():
+            raise LabelError(
+                f"expected a path and then, behind {name}, its class in {path}, line {number}, "
+                f"got {line[:80]!r}: turn them round, or name the columns in a first line"
+            )
 
 
 def _row(path: Path, number: int, line: str, separator: str | None) -> Row:

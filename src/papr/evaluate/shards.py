@@ -31,7 +31,7 @@ def is_shard(name: str) -> bool:
 
 def names_shards(text: str) -> bool:
     """Whether a text is the name, a pattern or an address of shards."""
-    return bool(_ADDRESS.match(text)) or ("{" in text and "}" in text) or is_shard(text)
+    return is_remote(text) or ("{" in text and "}" in text) or is_shard(text)
 
 
 def names_of(text: str) -> list[str]:
@@ -109,7 +109,7 @@ def find_files(
     """
     check_installed()
     for name in names:
-        if not _is_remote(name) and not Path(name).is_file():
+        if not is_remote(name) and not Path(name).is_file():
             raise DataError(f"expected a shard, {name} does not exist or is no file")
     first: list[Sample] = []
     with contextlib.suppress(DataError):  # a broken shard is named when it is read
@@ -135,7 +135,8 @@ def check_installed() -> None:
         raise ConfigError('expected webdataset for shards: pip install "papr-torch[eval]"')
 
 
-def _is_remote(name: str) -> bool:
+def is_remote(name: str) -> bool:
+    """Whether a name is an address or a command (pipe:), not a file."""
     return bool(_ADDRESS.match(name))
 
 
@@ -217,9 +218,9 @@ class Shards(Source):
 
 def digest_files(names: Sequence[str]) -> str:
     """A fingerprint of files by name, size and ends, wherever their folder lies."""
-    folders = [str(Path(name).absolute().parent) for name in names if not _is_remote(name)]
+    folders = [str(Path(name).absolute().parent) for name in names if not is_remote(name)]
     root = os.path.commonpath(folders) if folders else ""
-    return digest(name if _is_remote(name) else _describe(Path(name), root) for name in names)
+    return digest(name if is_remote(name) else _describe(Path(name), root) for name in names)
 
 
 def _describe(path: Path, root: str) -> str:
@@ -236,7 +237,7 @@ def _open(name: str) -> IO[bytes]:
     from webdataset.gopen import gopen
 
     packed = name.lower().endswith((".gz", ".tgz"))
-    if not _is_remote(name):
+    if not is_remote(name):
         return gzip.open(name) if packed else Path(name).open("rb")  # type: ignore[return-value]
     stream: Any = gopen(name)
     return gzip.GzipFile(fileobj=stream) if packed else stream  # type: ignore[return-value]
