@@ -198,7 +198,7 @@ def test_whatever_differs_is_in_the_name() -> None:
         {"merge": Merge(2)},
         {"merge": Merge(2, start=0.0)},
         {"merge": Merge(2, proportional=False)},
-        {"merge": Merge((2, -0.5))},
+        {"merge": Merge(2, inflection=-0.5)},
         {"merge": Merge([2, 1])},
         {"recut": Recut(0.8)},
         {"recut": Recut(0.8, (1,), "attention")},

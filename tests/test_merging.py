@@ -112,18 +112,19 @@ def test_a_matching_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("r", "blocks", "counts"),
+    ("merge", "blocks", "counts"),
     [
-        (8, 4, [8, 8, 8, 8]),
-        ([3, 1], 4, [3, 1, 0, 0]),
-        ((8, -1.0), 5, [16, 12, 8, 4, 0]),
-        ((8, 0.5), 3, [4, 8, 12]),
-        ((8, 1), 1, [0]),
-        ((8, 1), 3, [0, 8, 16]),
+        (papr.Merge(8), 4, [8, 8, 8, 8]),
+        (papr.Merge([3, 1]), 4, [3, 1, 0, 0]),
+        (papr.Merge((3, 1)), 4, [3, 1, 0, 0]),
+        (papr.Merge(8, inflection=-1.0), 5, [16, 12, 8, 4, 0]),
+        (papr.Merge(8, inflection=0.5), 3, [4, 8, 12]),
+        (papr.Merge(8, inflection=1), 1, [0]),
+        (papr.Merge(8, inflection=1), 3, [0, 8, 16]),
     ],
 )
-def test_how_many_merge_in_each_block(r, blocks: int, counts: list[int]) -> None:
-    assert papr.Merge(r).counts(blocks) == counts
+def test_how_many_merge_in_each_block(merge, blocks: int, counts: list[int]) -> None:
+    assert merge.counts(blocks) == counts
 
 
 def test_steps_of_the_blocks() -> None:
@@ -141,7 +142,9 @@ def test_steps_of_the_blocks() -> None:
             assert next(iter(found)) == start
 
 
-@pytest.mark.parametrize("later", [{"merge": papr.Merge((8, -0.5))}, {"recut": papr.Recut(0.7)}])
+@pytest.mark.parametrize(
+    "later", [{"merge": papr.Merge(8, inflection=-0.5)}, {"recut": papr.Recut(0.7)}]
+)
 def test_configurations_go_through_json(later: dict) -> None:
     config = papr.PruneConfig(0.6, pool=2, **later)
     assert papr.PruneConfig.from_json(config.to_json()) == config
@@ -234,8 +237,10 @@ def test_bad_options_change_nothing(options: dict, message: str) -> None:
         (lambda: papr.Merge(0), "positive whole number"),
         (lambda: papr.Merge("8"), "positive whole number"),
         (lambda: papr.Merge([1, -2]), "positive whole number"),
+        (lambda: papr.Merge((8, -1.0)), r"say Merge\(8, inflection=-1.0\)"),
+        (lambda: papr.Merge((8, -1)), r"say Merge\(8, inflection=-1\)"),
         (lambda: papr.Merge(8, start=1.0), "0 <= start < 1"),
-        (lambda: papr.Merge((8, 2.0)), "inflection from -1 to 1"),
+        (lambda: papr.Merge(8, inflection=2.0), "inflection from -1 to 1"),
         (lambda: papr.Merge([8], inflection=0.5), "inflection with one number"),
         (lambda: papr.Merge(8, proportional=1), "True or False"),
         (lambda: papr.Recut(1.0), "0 < keep < 1"),

@@ -223,7 +223,7 @@ def test_what_is_chosen_meets_the_target_on_images_that_chose_nothing(digits: An
 
 
 def test_code_says_what_is_unusual() -> None:
-    for merge in (papr.Merge(8), papr.Merge([4, 2], start=0.25), papr.Merge((8, -0.5), 0.1, False)):
+    for merge in (papr.Merge(8), papr.Merge([4, 2], start=0.25), papr.Merge(8, 0.1, False, -0.5)):
         assert eval(f"papr.Merge({_unusual(merge)})") == merge
     assert _unusual(papr.Merge(8)) == "8"
 

@@ -150,7 +150,7 @@ class SlowBlocks:
 def _listed(merge: papr.Merge | None, blocks: int) -> list[int]:
     if merge is None:
         return []
-    return list(merge.r) if isinstance(merge.r, list) else [merge.r] * blocks
+    return list(merge.r) if isinstance(merge.r, tuple) else [merge.r] * blocks
 
 
 @contextlib.contextmanager

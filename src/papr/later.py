@@ -24,43 +24,43 @@ class Merge:
     Source: Bolya et al., ICLR 2023, arXiv 2210.09461.
 
     Attributes:
-        r: tokens merged away in each block; a list gives one number a block, counted from the
-            first that merges (blocks beyond it merge none); a tuple (r, inflection) lets the
-            number run from r * (1 - inflection) in the first to r * (1 + inflection) in the last:
-            (8, -1.0) merges most where the host begins. No block merges more than half.
+        r: tokens merged away in each block; a list or tuple gives one number a block, counted from
+            the first that merges (blocks beyond it merge none), and is kept as a tuple. No block
+            merges more than half.
         start: where merging begins, as a fraction of the host's blocks, 0 <= start < 1. None: in
             the second half where PaPr prunes before (as in its paper), from the first block
             otherwise.
         proportional: attend to a token as much as to all it holds (Sec. 3.2); for hosts that were
             not trained with merging. In the blocks after the first merge.
-        inflection: what a tuple gives as its second part, -1 to 1.
+        inflection: with one number r, from -1 to 1: how many merge runs from r * (1 - inflection)
+            in the first block to r * (1 + inflection) in the last. `Merge(8, inflection=-1.0)`
+            merges most where the host begins.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
     """
 
-    r: int | list[int] | tuple[int, float]
+    r: int | Sequence[int]
     start: float | None = None
     proportional: bool = True
     inflection: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, tuple) and len(self.r) == 2:
-            object.__setattr__(self, "inflection", self.r[1])
-            object.__setattr__(self, "r", self.r[0])
-        elif isinstance(self.r, list):
-            object.__setattr__(self, "r", list(self.r))  # not the caller's own
-        numbers = self.r if isinstance(self.r, list) else [self.r]
+        if isinstance(self.r, list):
+            object.__setattr__(self, "r", tuple(self.r))
+        numbers = self.r if isinstance(self.r, tuple) else (self.r,)
         if not numbers or not all(_is_whole(n) for n in numbers) or not any(numbers):
+            pair = len(numbers) == 2 and _is_whole(numbers[0]) and _is_real(numbers[1])
+            instead = f"; say Merge({numbers[0]}, inflection={numbers[1]})" if pair else ""
             raise ConfigError(
-                "expected merge r to be a positive whole number, a list of whole numbers not all "
-                f"0, or (r, inflection), got {self.r!r}"
+                "expected merge r to be a positive whole number, or a list of whole numbers not "
+                f"all 0, got {self.r!r}{instead}"
             )
         if self.start is not None and not (_is_real(self.start) and 0 <= self.start < 1):
             raise ConfigError(f"expected merge 0 <= start < 1, or None, got {self.start!r}")
         if not _is_real(self.inflection) or not -1 <= self.inflection <= 1:
             raise ConfigError(f"expected merge inflection from -1 to 1, got {self.inflection!r}")
-        if self.inflection and isinstance(self.r, list):
+        if self.inflection and isinstance(self.r, tuple):
             raise ConfigError("expected an inflection with one number r, got it with a list")
         if not isinstance(self.proportional, bool):
             raise ConfigError(
@@ -73,8 +73,8 @@ class Merge:
         Raises:
             ConfigError: a list for more blocks than there are.
         """
-        if isinstance(self.r, list):
-            listed = [int(n) for n in self.r]
+        if isinstance(self.r, tuple):
+            listed = list(self.r)
             if len(listed) > blocks:
                 raise ConfigError(
                     f"expected r for at most {blocks} blocks that merge, got {len(listed)} numbers"
