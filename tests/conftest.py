@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers of pytest-xdist, and what they start, share the cores instead of fighting for them."""
+    """Workers of pytest-xdist and what they start share the cores instead of fighting for them."""
     config.addinivalue_line("markers", "capability(column): decides a column of the table")
     config.addinivalue_line("markers", "exhaustive: more hosts of each kind; run with --all")
     if config.getoption("--capabilities") and not hasattr(config, "workerinput"):
