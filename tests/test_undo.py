@@ -164,6 +164,17 @@ def test_a_module_that_would_be_two_sites_is_refused() -> None:
             CASES["augreg"].prune(model, **options)
         assert "\n" not in str(error.value)
         assert snapshot(model) == before
+    one, idle = nn.Identity(), CASES["torchvision"].build()
+    for parent in list(idle.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, nn.Dropout):
+                setattr(parent, name, one)
+    before = snapshot(idle)
+    with pytest.raises(
+        UnsupportedModelError, match=r"own at encoder\.dropout, got one .* too, where"
+    ):
+        CASES["torchvision"].prune(idle)
+    assert snapshot(idle) == before
     assert not papr.supported(stages)
     assert papr.supported(numbered)
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from papr.errors import MissingSiteError, PrunedModelError, UnsupportedModelError
-from papr.wrappers import has_other_forward, on_top, steps, unwrapped
+from papr.wrappers import has_other_forward, holds_wrapped, on_top, steps, unwrapped
 
 _STATE = "_papr"
 _STAGE = "_papr_stage"
@@ -170,6 +170,7 @@ class Grafting:
         for path, behaviour, stage in sites:
             check_graftable(root, path)
             self._places += _find(root, path, behaviour, stage)
+        _check_shared(root, self._places)
         self._places = _once(root, self._places)
         self._same = self._are_there()
         if self._same:
@@ -203,6 +204,24 @@ class Grafting:
             _remove(changes, self.root)
             for place in self._places:
                 _put(changes, place, state)
+
+
+def _check_shared(root: nn.Module, places: list[Place]) -> None:
+    """Refuse a module that the host also uses elsewhere, where nothing is to be cut."""
+    spots: dict[int, set[tuple[int, str]]] = {}
+    for place in places:
+        if place.module is not None:
+            spots.setdefault(id(place.module), set()).add((id(place.parent), place.name))
+    for above, parent in root.named_modules():
+        for name, module in parent._modules.items():
+            spot = (id(parent), name)
+            if spot in spots.get(id(module), {spot}) or holds_wrapped(parent, name):
+                continue
+            path = next(place.path for place in places if place.module is module)
+            raise UnsupportedModelError(
+                f"cannot prune {type(root).__name__}: expected a module of its own at {path}, got "
+                f"one that is at {f'{above}.{name}'.strip('.')} too, where nothing is to be cut"
+            )
 
 
 def _once(root: nn.Module, places: list[Place]) -> list[Place]:

@@ -28,6 +28,11 @@ def unwrapped(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
+def holds_wrapped(parent: nn.Module, name: str) -> bool:
+    """Whether a wrapper keeps what it stands around under this name, or PEFT a copy of that."""
+    return name in _WRAPPED or isinstance(parent, nn.ModuleDict)
+
+
 def steps(path: str) -> list[str]:
     """The names on a dotted path, without those that wrappers add to it."""
     return [name for name in path.split(".") if name not in _WRAPPED]
