@@ -1,13 +1,17 @@
 """Pictures: significance maps, kept patches, panels and contact sheets. PIL images in and out."""
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from papr.errors import SelectionError
+from papr.images import load_image
 from papr.significance import describe
 
 #: Colours of the heat map, from the least significant to the most; of the page and its text.
@@ -55,6 +59,57 @@ def kept_patches(
         image.convert("L").convert("RGB"), Image.new("RGB", image.size, ground), 0.8
     )
     return Image.composite(image, faded, stencil)
+
+
+def overlay(photo: Any, mask: Tensor, index: int = 0) -> Image.Image:
+    """What was kept of one image of a batch, on its photograph; see `Selection.overlay`.
+
+    Args:
+        photo: a path, a PIL image, an array or a tensor.
+        mask: (B, H, W) bool on the patch grid.
+        index: which image.
+    """
+    if mask.ndim != 3:
+        raise SelectionError(
+            f"expected a selection of images to draw on a photograph, got a grid "
+            f"{tuple(mask.shape[1:])} of clips: papr video draws those"
+        )
+    if not -len(mask) <= index < len(mask):
+        raise SelectionError(f"expected an image among {len(mask)} of the batch, got {index}")
+    image = _photograph(photo)
+    rows, columns = mask.shape[1:]
+    wide, high = rows * image.width / image.height, columns * image.height / image.width
+    if abs(wide - columns) > 1 and abs(high - rows) > 1:
+        raise SelectionError(
+            f"expected the photograph as the model saw it, cropped to the aspect ratio of "
+            f"{rows} x {columns} patches, got {image.height} x {image.width} pixels"
+        )
+    return kept_patches(image, mask[index])
+
+
+def _photograph(photo: Any) -> Image.Image:
+    """RGB, of whatever a user has of it."""
+    if isinstance(photo, str | os.PathLike):
+        return load_image(Path(photo))
+    if isinstance(photo, Image.Image):
+        return photo.convert("RGB")
+    found = photo.detach().cpu() if isinstance(photo, Tensor) else photo
+    if isinstance(found, Tensor) and found.ndim == 3 and found.shape[0] == 3:
+        found = found.float().permute(1, 2, 0).numpy() / (1 if found.is_floating_point() else 255)
+    if not isinstance(found, np.ndarray) or found.ndim != 3 or found.shape[2] != 3:
+        shape = getattr(photo, "shape", None)
+        raise SelectionError(
+            "expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), got "
+            f"{type(photo).__name__}{'' if shape is None else f' {tuple(shape)}'}"
+        )
+    if found.dtype != np.uint8:
+        if found.min() < 0 or found.max() > 1:
+            raise SelectionError(
+                f"expected values from 0 to 1, before they are normalised, got {found.min():.3g} "
+                f"to {found.max():.3g}"
+            )
+        found = (found * 255).round().astype(np.uint8)
+    return Image.fromarray(found)
 
 
 def merged_patches(

@@ -6,6 +6,7 @@ Pure functions and one frozen record. Indices count patches row by row on the pa
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from papr.counts import count_of
 from papr.errors import SelectionError
 from papr.significance import check_scores, describe
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: What pruned patches can be filled with by name.
 FILLS = ("zero", "nearest", "mean")
@@ -108,6 +112,26 @@ class Selection:
         dense = _filled(tokens, self, fill)
         return dense.transpose(1, 2).reshape(batch, channels, *self.grid)
 
+    def overlay(self, photo: Any, index: int = 0) -> "Image":
+        """The photograph with what was pruned faded.
+
+        Args:
+            photo: what the model saw, cropped as it was: a path, a PIL image, an array (H, W, 3) of
+                bytes or of floats from 0 to 1, or a tensor (3, H, W) from 0 to 1, before it was
+                normalised. It may be larger or smaller.
+            index: which image of the batch.
+
+        Returns:
+            A PIL image of the photograph's size.
+
+        Raises:
+            SelectionError: no such image in the batch, a selection of clips, no photograph, or one
+                whose aspect ratio is off the grid's by more than a patch.
+        """
+        from papr.draw import overlay  # pictures need more than tensors
+
+        return overlay(photo, self.mask(), index)
+
 
 @dataclass(frozen=True, eq=False)
 class BudgetedSelection:
@@ -157,6 +181,12 @@ class BudgetedSelection:
                 scores = None if group.scores is None else group.scores[place : place + 1]
                 return Selection(group.indices[place : place + 1], group.grid, scores)
         raise SelectionError(f"expected an image from 0 to {len(self.counts) - 1}, got {image!r}")
+
+    def overlay(self, photo: Any, index: int = 0) -> "Image":
+        """The photograph with what was pruned faded; see `Selection.overlay`."""
+        from papr.draw import overlay
+
+        return overlay(photo, self.mask(), index)
 
     def _in_order(self, parts: list[Tensor]) -> Tensor:
         return torch.cat(parts)[torch.cat(self.rows).argsort().to(parts[0].device)]
