@@ -43,12 +43,12 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
-    rate_of,
     read_configs,
     say_blank,
     say_host,
     with_proposals,
 )
+from papr.cli.rates import rate_of
 from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL
 from papr.files import check_folder

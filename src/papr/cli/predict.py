@@ -40,12 +40,12 @@ from papr.cli.hosting import (
     first,
     name_left_out,
     open_data,
-    rate_of,
     read_configs,
     say,
     say_blank,
     with_proposals,
 )
+from papr.cli.rates import rate_of
 from papr.config import DEFAULT_PROPOSAL, PruneConfig, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError

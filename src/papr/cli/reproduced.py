@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from papr.cli.common import out, print_line, progress
-from papr.cli.hosting import Rate, say_blank
+from papr.cli.hosting import say_blank
+from papr.cli.rates import Rate
 from papr.cli.tables import Sheet
 from papr.environment import pick_device
 from papr.errors import ConfigError

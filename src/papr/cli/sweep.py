@@ -46,11 +46,11 @@ from papr.cli.hosting import (
     make_host,
     name_left_out,
     open_data,
-    rate_of,
     say_blank,
     say_host,
     with_proposals,
 )
+from papr.cli.rates import rate_of
 from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, ProposalSize
 from papr.environment import describe_device

@@ -57,7 +57,7 @@ class Sheet(Table):
         parts += [
             Text.assemble(f"{heading} " if heading else "", cell)
             for heading, cell in zip(headings[1:], cells[1:], strict=True)
-            if str(cell)
+            if str(cell) not in ("", "-")
         ]
         for part in parts:
             part.stylize(style)
