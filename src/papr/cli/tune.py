@@ -58,6 +58,7 @@ from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL
 from papr.files import check_file, check_folder, make_output, write_text
 from papr.provenance import KEY
+from papr.words import counted
 
 if TYPE_CHECKING:
     from papr.evaluate.searching import Trial
@@ -158,11 +159,10 @@ def tune(
     with errors.status("decoding") as status:
 
         def told(choose: int, check: int) -> None:
-            errors.print(
-                f"Of {choose + check} images {choose} choose the configuration, and the other "
-                f"{check} check it.",
-                highlight=False,
-                soft_wrap=True,
+            print_line(
+                f"Of {counted(choose + check, 'image')} {choose} choose the configuration, and the "
+                f"other {check} check it.",
+                to=errors,
             )
 
         def watch(trial: "Trial") -> None:
