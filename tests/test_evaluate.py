@@ -20,10 +20,11 @@ import papr
 from papr.cli import app
 from papr.errors import ConfigError
 from papr.evaluate import Predictor, evaluate, tune
+from papr.evaluate.claims import differences
 from papr.evaluate.contenders import contenders, names, weights_digest
 from papr.evaluate.finding import open_source
 from papr.evaluate.loading import make_plan
-from papr.evaluate.runs import Folder, differences
+from papr.evaluate.runs import Folder
 from papr.evaluate.sources import take
 from papr.evaluate.summary import read_times
 from papr.later import Merge, Recut

@@ -126,7 +126,8 @@ def check_folder(folder: Path, option: str) -> None:
     """
     if _ADDRESS.match(str(folder)):
         raise ConfigError(
-            f"expected {option} to be a folder, got the address {folder}: only papr predict "
+            f"expected {option} to be a folder, got the address "
+            f"{str(folder).replace(':/', '://', 1)}: only papr predict "
             "--engine ray writes to object storage"
         )
     found = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from papr.errors import ConfigError, one_line
+from papr.evaluate.claims import check_claim
 from papr.evaluate.loading import Skipped
 from papr.evaluate.objects import filesystem
-from papr.evaluate.runs import UNREADABLE, check_claim, warn_unreadable
+from papr.evaluate.runs import UNREADABLE, warn_unreadable
 from papr.files import check_folder, make_output
 from papr.walking import CONFIGURATION, ROWS
 
