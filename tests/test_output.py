@@ -21,7 +21,7 @@ import transformers
 import clips
 from papr.cli import app
 from papr.cli.common import errors, out, results_first
-from papr.errors import WriteError
+from papr.errors import ConfigError, WriteError
 from papr.evaluate.runs import default_folder
 from papr.files import Lines, atomic, short, write_text
 
@@ -259,6 +259,27 @@ def test_lines_are_there_at_once_and_whole(tmp_path: Path) -> None:
         assert path.read_text() == '{"a": 1}\n'
         lines.add(2)
     assert path.read_text() == '{"a": 1}\n2\n'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["bench", "--json"], ["compare", "a.png", "--json"], ["doctor", "--json"]),
+        *(["video", "a.mp4", "--out"], ["mask", "a.png", "--out"], ["export", "--out"]),
+        *(["compare-cam", "a.png", "--out"], ["eval", "--data", "a", "--out"], ["demo", "--out"]),
+        *(["sweep", "--data", "a", "--out"], ["tune", "--data", "a", "--out"]),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    more = ["--target-agreement", "0.9"] if arguments[0] == "tune" else []
+    for place, message in (("x" * 256, "255 bytes, got x{20}..., which has 2"), ("file/a", "file")):
+        words = [*arguments, f"{tmp_path / place}.onnx", *more]
+        with pytest.raises(ConfigError, match=message):
+            app(words, standalone_mode=False)
 
 
 def test_figures_that_cannot_be_written_are_printed_first(capsys: pytest.CaptureFixture) -> None:

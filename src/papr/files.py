@@ -23,7 +23,8 @@ DRAWN = ("-papr.png", "-papr.gif", "-papr.mp4", "-cams.png")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")  # a Path makes one slash of two
 
 _LONG = 16  # bytes of a suffix
-_LONGEST = 200  # bytes of a name, to which endings come; file systems take 255
+_NAME = 255  # bytes that file systems take of a name
+_LONGEST = 200  # bytes of a user's name, to which endings come
 
 
 @contextlib.contextmanager
@@ -130,12 +131,23 @@ def check_folder(folder: Path, option: str) -> None:
             f"{str(folder).replace(':/', '://', 1)}: only papr predict "
             "--engine ray writes to object storage"
         )
+    _check_names(folder, option)
     found = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not found.is_dir() or not os.access(found, os.W_OK):
         what = "may not be written to" if found.is_dir() else "is a file"
         raise ConfigError(
             f"expected {option} to be a folder that can be written to, got {folder}: {found} {what}"
         )
+
+
+def _check_names(path: Path, option: str) -> None:
+    """Refuse names that no file system takes, before it does."""
+    for part in path.parts:
+        if (size := len(os.fsencode(part))) > _NAME:
+            raise ConfigError(
+                f"expected {option} with names of at most {_NAME} bytes, got {part[:20]}..., "
+                f"which has {size}"
+            )
 
 
 def make_output(folder: Path) -> None:
@@ -158,6 +170,7 @@ def check_file(path: Path | None, option: str) -> None:
     """
     if path is None:
         return
+    _check_names(path, option)
     if path.is_dir():
         raise ConfigError(f"expected {option} to be a file, got the folder {path}")
     check_folder(path.parent, f"the folder of {option}")

@@ -119,6 +119,7 @@ def compare(
     looks_at = parse_size(proposal_size, "--proposal-size")
     if figures:
         check_folder(out_dir, "--out")
+    check_file(json_file, "--json")
     import torch
 
     from papr.cli.oracle import read_oracle
@@ -130,7 +131,6 @@ def compare(
     kind = parse_dtype(dtype)
     target = pick_device(device)
     paths = images_of(images)
-    check_file(json_file, "--json")
     own = None if oracle is None else read_oracle(oracle, paths)
     host, weights = create_classifier(model, checkpoint, num_classes, random_weights)
     who = make_proposal(proposal, random_weights)

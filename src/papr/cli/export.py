@@ -29,6 +29,7 @@ from papr.cli.tables import Sheet
 from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError
+from papr.files import check_file
 from papr.names import VIDEO_HOSTS
 from papr.provenance import Weights
 from papr.words import counted
@@ -97,6 +98,7 @@ def export(
         suffix = ".pt2" if format == "torch" else ".onnx"
         out_file = Path("papr-export") / f"{Path(model).name}-keep{keep:g}{suffix}"
     kind = chosen_format(out_file, format)
+    check_file(out_file, "--out")
     with doing(f"loading {model}"):
         dense, weights = _create(model, random_weights, size)
         host = papr.prune(
