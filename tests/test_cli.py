@@ -118,11 +118,14 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
     monkeypatch.setattr("papr.cli.demo.HOST", "vit_tiny_patch16_224")
     monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
+    monkeypatch.setattr("papr.cli.bars._EVERY", 0.0)
     result = runner.invoke(app, ["demo", "--out", str(tmp_path), "--rounds", "1", "--batch", "1"])
     assert result.exit_code == 0, result.output
     assert "Egyptian cat" in result.output
     assert "weights are" in result.output
     assert "random" in result.output
+    assert "loading vit_tiny_patch16_224 ...\n" in result.output  # and so it is where it is piped
+    assert len(re.findall(r"timing: \d+ %, 0:\d\d:\d\d left", result.output)) == 8
     assert len(list(tmp_path.glob("*.png"))) == 6
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert sheet.width == 5 * 224 + 4 * 6
