@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers import create_conv2d
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 import papr
 from papr.errors import ProposalError
 from papr.proposals import embedded
-from papr.proposals.folding import cheapen
+from papr.proposals.folding import _simplify_padding, cheapen
 from papr.proposals.scorers import NetScorer, resize
 from tiny import CASES, TinyProposal
 
@@ -52,6 +54,24 @@ def test_folding_keeps_the_answer(name: str, left: int) -> None:
     assert (answer - expected).abs().max() <= 1e-3 * expected.abs().max()
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not any(p.requires_grad for p in cheap.parameters())
+
+
+@torch.no_grad()
+def test_one_graph_serves_odd_and_even_sizes() -> None:
+    """What is padded depends on the parity of a size at each of five strides."""
+    torch.manual_seed(0)
+    kernels = (3, 3, 5, 2, 4)
+    convs = [create_conv2d(3, 3, k, stride=2, padding="same") for k in kernels]
+    net = nn.Sequential(*convs).eval()
+    own = _simplify_padding(copy.deepcopy(net), "forward", torch.empty(0))
+    counter = CompileCounter()
+    torch.compiler.reset()
+    compiled = torch.compile(own, backend=counter, dynamic=True, fullgraph=True)
+    for size in ((160, 183), (187, 160), (190, 160), (161, 213), (167, 201)):
+        pixels = torch.rand(1, 3, *size)
+        assert (compiled(pixels) - net(pixels)).abs().max() < 1e-6
+        assert torch.equal(own(pixels), net(pixels))
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 96), (75, 91), (33, 160), (160, 160)])

@@ -28,6 +28,7 @@ def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for block in blocks
     )
     names = {"images": torch.randn(2, 3, 224, 224), "tokens": torch.randn(2, 98, 192)}
+    names["photograph"] = torch.rand(3, 224, 224)
     exec(usage, names)
     assert names["logits"].shape == (2, 1000)
     assert not papr.is_pruned(names["model"])

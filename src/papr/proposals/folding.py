@@ -92,14 +92,36 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
+        if torch.compiler.is_dynamo_compiling() and self._halves():
+            x = self._padded_for_any(self._padded_for_any(x, 0), 1)
+            return F.conv2d(x, self.weight, self.bias, 2, 0, self.dilation, self.groups)
         rows = self._padding(x.shape[-2], 0)
         columns = self._padding(x.shape[-1], 1)
         if rows or columns:
             x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
+    def _halves(self) -> bool:
+        return tuple(self.stride) == (2, 2) and min(self._reach(0), self._reach(1)) > 1
+
+    def _padded_for_any(self, x: Tensor, axis: int) -> Tensor:
+        """Padded for stride 2, odd sizes and even ones alike.
+
+        To ask which it is would make a graph for each answer, at every stride. So there is padding
+        for both, of which an even size has one line too many in front.
+        """
+        reach, size = self._reach(axis), x.shape[axis - 2]
+        even, odd = (reach - 2) // 2, (reach - 1) // 2  # padding in front
+        around = (odd, reach - 1 - odd)
+        x = F.pad(x, around if axis else (0, 0, *around))
+        first = (odd - even) * (1 - size % 2) if odd > even else 0
+        return x.narrow(axis - 2, first, (size + 1) // 2 * 2 + reach - 2)
+
+    def _reach(self, axis: int) -> int:
+        return (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+
     def _padding(self, size: int, axis: int) -> int:
-        stride, reach = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        stride, reach = self.stride[axis], self._reach(axis)
         rest = size % stride
         if rest == 0:
             return max(reach - stride, 0)
