@@ -138,9 +138,15 @@ def test_forward_replaced_on_the_top_level_instance() -> None:
     prune(model, 0.5)
     model(x)
     assert papr.selection(model).indices.shape == (2, 32)
-    model.vit.embeddings.forward = model.vit.embeddings.forward
+    model.vit.embeddings.forward = model.vit.embeddings.forward  # the graft's, which still acts
+    prune(model, 0.25)
+    model(x)
+    assert papr.selection(model).indices.shape == (2, 16)
+    dense = HF_CASES["hf_vit"].build()
+    own = dense.vit.embeddings.forward
+    dense.vit.embeddings.forward = lambda *args, **kwargs: own(*args, **kwargs)
     with pytest.raises(UnsupportedModelError, match=r"embeddings\.forward was replaced"):
-        prune(model, 0.25)
+        prune(dense, 0.25)
 
 
 def test_checkpointing_really_recomputes() -> None:
