@@ -45,6 +45,7 @@ def call(*words: object) -> Any:
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "160")
         patch.setattr("papr.hub.reachable", lambda url=None: False)
         words = ["--data", folder, *RUN, "--random-weights", "--out"]
         done = call("eval", *words, out / "eval", "--keep", "0.5", "--proposal", PROPOSAL)
@@ -71,7 +72,7 @@ class TestWithoutWeights:
             ["compare", "DATA", "--model", HOST],
             ["doctor", "--model", HOST],
             ["reproduce", "augreg", "--data", "DATA"],
-            ["export", HOST],
+            ["export", "--model", HOST],
             ["eval", "--data", "DATA", *RUN, "--num-classes", "7"],
             ["eval", "--data", "DATA", *RUN, "--model", "torchvision/vit_b_16"],
             ["eval", "--data", "DATA", *RUN, "--model", "videomae_small"],
