@@ -14,6 +14,7 @@ KEY = "provenance"
 ASKED = "asked for"
 #: How callers go on without weights, for messages.
 FLAG = "pass --random-weights (in Python random_weights=True) to go on with random ones"
+PROPOSAL_FLAG = FLAG.replace("random_weights=True", "papr.Proposal(..., pretrained=False)")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ProposalError
 from papr.proposals import checkpoints, slowonly, x3d
 from papr.proposals.weight_files import SUFFIXES
-from papr.provenance import ASKED, CHECKPOINT, FLAG, PRETRAINED, RANDOM, Weights
+from papr.provenance import ASKED, CHECKPOINT, PRETRAINED, PROPOSAL_FLAG, RANDOM, Weights
 
 _PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 _MMACTION2 = "https://download.openmmlab.com/mmaction/v1.0/recognition/slowonly"
@@ -189,5 +189,5 @@ def _out_of_reach(name: str, url: str, error: Exception) -> ProposalError:
         instead = "download that file elsewhere and give its path instead of the name"
     return ProposalError(
         f"cannot download the weights of {name} from {url} ({hub.why_not(error, url)}): {instead}; "
-        f'the embedded "efficientnet_lite0" needs no download; or {FLAG}'
+        f'the embedded "efficientnet_lite0" needs no download; or {PROPOSAL_FLAG}'
     )

@@ -27,7 +27,7 @@ from papr.proposals.clips import REFERENCE_FRAMES, ClipScorer, FramesScorer
 from papr.proposals.folding import cheapen
 from papr.proposals.heads import SoftCam, linear_head
 from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
-from papr.provenance import ASKED, FLAG, GIVEN, PRETRAINED, RANDOM, Weights, digest_of
+from papr.provenance import ASKED, GIVEN, PRETRAINED, PROPOSAL_FLAG, RANDOM, Weights, digest_of
 from papr.significance import channel_mean
 
 #: Shorter side, in pixels, at which a named network looks unless told otherwise. Measured:
@@ -344,7 +344,7 @@ def _load(name: str, pretrained: bool, classes: bool = False) -> nn.Module:
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         raise ProposalError(
             f"cannot download the weights of {name} ({why_not(error)}): "
-            f'the embedded "{DEFAULT_PROPOSAL}" needs no download; or {FLAG}'
+            f'the embedded "{DEFAULT_PROPOSAL}" needs no download; or {PROPOSAL_FLAG}'
         ) from error
 
 
