@@ -47,6 +47,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "160")
         patch.setattr("papr.hub.reachable", lambda url=None: False)
+        patch.setenv("COLUMNS", "160")
         words = ["--data", folder, *RUN, "--random-weights", "--out"]
         done = call("eval", *words, out / "eval", "--keep", "0.5", "--proposal", PROPOSAL)
         assert done.exit_code == 0, done.output
