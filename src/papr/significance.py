@@ -86,12 +86,21 @@ def check_scores(scores: Tensor) -> None:
         return
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return
+    if in_transform(scores):  # values that vmap maps over cannot be asked for
+        return
     finite = scores.isfinite()
     if not finite.all():
         raise ProposalError(
             f"expected finite scores, got {int((~finite).sum())} NaN or infinite values in "
             f"{describe(scores)}"
         )
+
+
+def in_transform(tensor: Tensor) -> bool:
+    """Whether a transform of torch.func (vmap, grad) is at work on this tensor, in eager code."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def describe(value: object) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from papr.config import ProposalSize, Size, Triple
 from papr.errors import ProposalError
-from papr.significance import channel_mean, describe
+from papr.significance import channel_mean, describe, in_transform
 
 
 class Scorer(nn.Module):
@@ -71,7 +71,8 @@ class NetScorer(Scorer):
             x = resize(self._renormalise(pixels.to(self.dtype)), self.size, self.shrink_only)
         else:
             x = self._renormalise(resize(pixels, self.size, self.shrink_only).to(self.dtype))
-        x = x.contiguous(memory_format=torch.channels_last)
+        if not in_transform(x):  # vmap knows no memory formats
+            x = x.contiguous(memory_format=torch.channels_last)
         return self._look(x, pixels)
 
     def _look(self, x: Tensor, pixels: Tensor) -> Tensor:
