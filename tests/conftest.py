@@ -1,5 +1,6 @@
 """Shared by all tests: where the optional data lies, one tolerance table, one thread setting."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from PIL import Image
 
 from bounds import newer, read
 
+# rich's consoles keep the width that they find in COLUMNS when they are made: they are made here,
+# without it, so that a test that sets it is heeded whatever ran before in its process
+os.environ.pop("COLUMNS", None)
+importlib.import_module("papr.cli.common")
+
 SHARED = Path(os.environ.get("PAPR_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 #: Where the contract tests run; `PAPR_TEST_DEVICE=cuda make test` runs them on a GPU.
@@ -16,6 +22,9 @@ DEVICE = torch.device(os.environ.get("PAPR_TEST_DEVICE", "cpu"))
 
 #: Largest absolute difference that rounding explains, for values of order 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+#: Files whose tests wait more than they compute: they come first, so that no worker ends with them.
+LONG = ("test_ray", "test_resume")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def more_of_a_kind(item: pytest.Item) -> bool:
         return item.get_closest_marker("exhaustive") is not None and family_of(item) not in KINDS
 
+    items.sort(key=lambda item: not item.fspath.purebasename.startswith(LONG))
     if not config.getoption("--all"):
         config.hook.pytest_deselected(items=[item for item in items if more_of_a_kind(item)])
         items[:] = [item for item in items if not more_of_a_kind(item)]

@@ -45,7 +45,6 @@ def call(*words: object) -> Any:
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "160")
         patch.setattr("papr.hub.reachable", lambda url=None: False)
         patch.setenv("COLUMNS", "160")
         words = ["--data", folder, *RUN, "--random-weights", "--out"]

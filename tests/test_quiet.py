@@ -16,6 +16,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What the logger of torch says; it is as before in the end."""
     logger = logging.getLogger("torch.utils._pytree")
     filters, propagate = list(logger.filters), logger.propagate
+    logger.filters = []  # a command that ran in this process has silenced it already
     logger.addHandler(caplog.handler)
     logger.propagate = False
     yield caplog
