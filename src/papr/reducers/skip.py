@@ -53,7 +53,9 @@ def put_on_map(kept: Tensor, selection: Selection) -> Tensor:
 def zero_elsewhere(x: Tensor, selection: Selection) -> Tensor:
     """A map (B, C, H, W) that is zero where nothing was selected."""
     _check(x, selection, x.shape[2:])
-    mask = selection.mask().unsqueeze(1).to(x.dtype)
+    # not by `Selection.mask`: to bool and back would be two operations more in every block
+    dense = x.new_zeros(x.shape[0], math.prod(selection.grid))
+    mask = dense.scatter(1, selection.indices, 1.0).view(-1, 1, *x.shape[2:])
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return x * mask
     return x.mul_(mask)  # a block's output is nobody else's yet
