@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import papr
 from conftest import DEVICE
@@ -81,6 +81,41 @@ def test_copies_know_their_own_sites(twin) -> None:
         other(x)
     if other is not model:
         assert torch.equal(model(x), expected)
+
+
+class PartFirst(nn.Module):
+    """Holds a part of a host beside the host, and before it."""
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.vit = host.encoder, host
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vit(x)
+
+
+def in_a_dictionary(model: nn.Module) -> nn.Module:
+    return copy.deepcopy({"dropout": model.vit.encoder.dropout, "model": model})["model"]
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    return torch.optim.swa_utils.AveragedModel(model).module
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("twin", [copy.deepcopy, in_a_dictionary, averaged])
+def test_a_copy_of_a_part_belongs_to_the_copy_of_its_host(twin) -> None:
+    case = CASES["torchvision"]
+    model, x = PartFirst(case.build()), case.pixels()
+    case.prune(model.vit)
+    expected = model(x)
+    other = twin(model)
+    assert torch.equal(other(x), expected)
+    assert torch.equal(papr.selection(other).indices, papr.selection(model).indices)
+    replace(other, nn.Dropout)
+    with pytest.raises(PrunedModelError, match=GONE.format(r"encoder\.dropout")):
+        other(x)
+    assert torch.equal(model(x), expected)
 
 
 @torch.no_grad()

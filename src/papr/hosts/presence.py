@@ -66,9 +66,8 @@ class Presence:
         there = {site._papr_path for site in found}
         if root is None or self._entry not in there:
             # a part of the host lives on elsewhere, and the root has no say in it
-            there = {
-                path for path, refs in self._known.items() if any(r() is not None for r in refs)
-            }
+            known = self._known.items()
+            there = {path for path, refs in known if any(self._carries(ref()) for ref in refs)}
         gone = sorted(p for p in self._paths - there if root is None or not self._ended(root, p))
         if not gone and root is not None:
             self._edges = _edges(found, steps)
@@ -88,8 +87,14 @@ class Presence:
 
     def _sites(self, steps: _Steps) -> Iterator[Any]:
         for _, _, module in steps.values():
-            if isinstance(module, Grafted) and getattr(module._papr, "presence", None) is self:
+            if self._carries(module):
                 yield module
+
+    def _carries(self, module: nn.Module | None) -> bool:
+        """Whether a module is a site of this host."""
+        if not isinstance(module, Grafted):
+            return False
+        return getattr(module._papr, "presence", None) is self
 
     def _ended(self, root: nn.Module, path: str) -> bool:
         """Whether the site went with the end of a list of stages or blocks, where nothing runs."""
@@ -121,6 +126,14 @@ class Presence:
                 copy._root, copy._top = weakref.ref(memo[id(module)]), top
                 return copy
         return None
+
+    def copied_before(self, memo: dict[int, Any]) -> Iterator[Grafted]:
+        """The sites below the root whose copies `copy.deepcopy` has made already: those copies."""
+        root = None if self._root is None else self._root()
+        for module in () if root is None else root.modules():
+            twin = memo.get(id(module)) if isinstance(module, Grafted) else None
+            if isinstance(twin, Grafted) and hasattr(twin, "_papr"):
+                yield twin
 
     def _tops(self) -> list[str]:
         """Where the modules are that hold every site, the host first."""

@@ -338,6 +338,9 @@ class HostState:
         copied = memo[id(self)] = HostState.__new__(HostState)
         state = {**self.__getstate__(), "presence": None}
         copied.__setstate__({**copy.deepcopy(state, memo), "presence": presence})
+        for site in self.presence.copied_before(memo):
+            if site._papr is self:  # copied as a part before the host was
+                site._papr = copied
         return copied
 
 
