@@ -1,6 +1,7 @@
 """What the caller has set for his own code changes nothing of what papr builds, and stays set."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -204,3 +205,51 @@ def test_what_is_meant_to_be_random_moves_the_random_state_and_nothing_else_does
     pairs = zip(one.net.parameters(), other.net.parameters(), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+def in_threads(jobs: list[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_spells_of_two_threads_do_not_overlap() -> None:
+    inside, overlapped = threading.Event(), []
+
+    def first() -> None:
+        with neutral():
+            inside.set()
+            overlapped.append(second_in.wait(0.3))
+
+    def second() -> None:
+        inside.wait()
+        with neutral():
+            second_in.set()
+
+    second_in = threading.Event()
+    with default_dtype(torch.bfloat16):
+        in_threads([first, second])
+        assert torch.get_default_dtype() == torch.bfloat16
+    assert overlapped == [False]
+
+
+def test_what_other_threads_draw_while_a_host_is_pruned_stays_drawn() -> None:
+    class Drawing(nn.GELU):
+        def forward(self, x: Tensor) -> Tensor:
+            in_threads([lambda: drawn.append(torch.rand(4))])
+            return super().forward(x)
+
+    drawn: list[Tensor] = []
+    host = CASES["augreg"].build()
+    for block in host.blocks:
+        block.mlp.act = Drawing()
+    statistics = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    proposal = papr.Proposal(TinyProposal().eval(), **statistics)
+    torch.manual_seed(5)
+    papr.prune(host, 0.5, proposal, merge=papr.Merge(4), **statistics)
+    assert drawn
+    drawn.append(torch.rand(4))
+    torch.manual_seed(5)
+    assert all(torch.equal(t, torch.rand(4)) for t in drawn)

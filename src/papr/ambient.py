@@ -5,40 +5,74 @@ state: under each of them the same host is pruned the same, and each is afterwar
 """
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterator
 
 import torch
 
+_one_at_a_time = threading.RLock()  # two spells that overlap would restore each other's settings
+
+
+def _unlock() -> None:
+    """A process that was forked meanwhile has no thread that would ever release the lock."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_unlock)
+
 
 @contextlib.contextmanager
-def neutral(seed: int | None = None, draws: bool = False) -> Iterator[None]:
+def neutral(seed: int | None = None, restores: bool = False) -> Iterator[None]:
     """Within, networks are made and looked at as in a fresh process, without gradients.
 
-    In float32, on the CPU. For short spells: the default dtype is the whole process's.
+    In float32, on the CPU. For short spells: the default dtype is the whole process's, so one
+    thread after the other is in one.
 
     Args:
         seed: of the random numbers drawn within; None to go on from the global state.
-        draws: whether drawing within moves the global random state, as weights do that are meant
-            to be random; otherwise it is afterwards as it was.
+        restores: whether the global random state is afterwards as it was, where something draws
+            from it that is not meant to be random; with a seed it always is. Otherwise it is left
+            to itself: it is the whole process's too.
     """
-    default = torch.get_default_dtype()
-    state = torch.default_generator.get_state()  # a GPU's is not touched: all is drawn on the CPU
+    with (
+        _one_at_a_time,
+        _float32(),
+        _random_state(seed, restores),
+        torch.device("cpu"),
+        torch.inference_mode(False),
+        torch.no_grad(),  # which the line before would end
+        torch.autocast("cpu", enabled=False),
+        _exact_products(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     try:
-        torch.set_default_dtype(torch.float32)
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
-        with (
-            torch.device("cpu"),
-            torch.inference_mode(False),
-            torch.no_grad(),  # which the line before would end
-            torch.autocast("cpu", enabled=False),
-            _exact_products(),
-        ):
-            yield
+        yield
     finally:
-        torch.set_default_dtype(default)
-        if not draws:
-            torch.default_generator.set_state(state)
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def _random_state(seed: int | None, restores: bool) -> Iterator[None]:
+    """The CPU's, from which all is drawn within; a GPU's is not touched."""
+    if seed is None and not restores:
+        yield
+        return
+    before = torch.default_generator.get_state()
+    if seed is not None:
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
 
 
 @contextlib.contextmanager

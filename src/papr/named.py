@@ -15,9 +15,8 @@ from torch import nn
 from papr.ambient import neutral
 from papr.errors import ConfigError
 from papr.hub import (
-    check_reachable,
     create,
-    downloaded,
+    fetch,
     no_weights,
     patient_only_online,
     source_of,
@@ -291,9 +290,8 @@ def _create_torchvision(name: str, random_weights: bool) -> tuple[nn.Module, Wei
         return _sized(host, name), Weights(RANDOM, f"torchvision/{name}", why=ASKED)
     weights = get_model_weights(name).DEFAULT
     try:
-        if not downloaded(weights.url).is_file():
-            check_reachable(weights.url)
-        with neutral():
+        fetch(weights.url)  # before: others wait for the end of the spell
+        with neutral(restores=True):
             host = get_model(name, weights=weights).eval()
     except Exception as error:  # an HTTP error, or a file that does not fit its hash
         raise no_weights(f"torchvision/{name}", error, weights.url) from error

@@ -99,7 +99,7 @@ def count(recipe: Recipe) -> Iterator[Counted]:
 
 @functools.lru_cache(maxsize=2)
 def _counting_proposal(name: str, size: tuple[int, int, int] | None) -> Proposal:
-    with neutral():
+    with neutral(restores=True):
         return Proposal(name, pretrained=False, size=size)
 
 

@@ -76,15 +76,16 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, S
     In float32 on the CPU, where no setting of the caller's makes products so coarse that the two
     differ.
     """
-    with neutral(seed=0):
+    with neutral():
+        random = torch.Generator().manual_seed(0)  # the global state is other threads' too
         holder = nn.ModuleList([copy.deepcopy(block)]).eval().cpu().float()
         ungraft(holder)  # of a host that is pruned anew
         _bare(holder)
         for weight in holder.parameters():
             if type(weight) is nn.Parameter and weight.is_floating_point():
-                weight.add_(torch.randn_like(weight) * 0.05)
+                weight.add_(torch.randn(weight.shape, generator=random) * 0.05)
         width = next(p.shape[0] for p in block.parameters() if p.ndim == 1)
-        tokens = torch.randn(2, 9, width)
+        tokens = torch.randn(2, 9, width, generator=random)
         with _called(holder[0]) as before:
             expected = holder[0](tokens)
         graft(holder, "0", behaviour, None)

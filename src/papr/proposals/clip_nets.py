@@ -134,19 +134,21 @@ def load(source: str, pretrained: bool = True) -> ClipNet:
         raise ProposalError(
             f"expected one of {', '.join(NAMES)} or the path of a checkpoint, got {source!r}"
         )
-    with neutral(draws=not pretrained):
+    path = None
+    if source in NAMES and pretrained:
+        try:
+            path = hub.fetch(address(source))  # before: others wait for the end of the spell
+        except Exception as error:  # whatever the HTTP stack of the day raises
+            raise _out_of_reach(source, address(source), error) from error
+    with neutral(restores=pretrained):
         if source in _TORCHVISION:
             return _torchvision(source, pretrained)
         if source not in NAMES:
             held = checkpoints.load(Path(source))
             return _clip_net(held.name, held, Weights(CHECKPOINT, source, held.sha256))
-        if not pretrained:
+        if path is None:
             made = checkpoints.Checkpoint(source, "", _random(source))
             return _clip_net(source, made, Weights(RANDOM, source, why=ASKED))
-        try:
-            path = hub.fetch(_URLS[source])
-        except Exception as error:  # whatever the HTTP stack of the day raises
-            raise _out_of_reach(source, _URLS[source], error) from error
         held = checkpoints.load(path)
         return _clip_net(source, held, Weights(PRETRAINED, _URLS[source], held.sha256))
 
@@ -170,8 +172,6 @@ def _torchvision(name: str, pretrained: bool) -> ClipNet:
 
     weights = get_model_weights(name).DEFAULT
     try:
-        if pretrained and not hub.downloaded(weights.url).is_file():
-            hub.check_reachable(weights.url)
         net = get_model(name, weights=weights if pretrained else None, progress=False)
     except Exception as error:
         raise _out_of_reach(name, weights.url, error) from error

@@ -106,7 +106,7 @@ def classifier(pretrained: bool = True, name: str = DEFAULT_PROPOSAL) -> nn.Modu
     import timm
 
     architecture = WHEELS[name].timm_name
-    with neutral(draws=not pretrained):
+    with neutral(restores=pretrained):
         net: nn.Module = timm.create_model(architecture, pretrained=False)
     if pretrained:
         own, weights = net.state_dict(), load_weights(weight_file(name), name)

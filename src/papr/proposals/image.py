@@ -89,7 +89,7 @@ class Proposal:
         self.name = source if isinstance(source, str) else type(source).__name__
         self.named = isinstance(source, str)
         if isinstance(source, str | nn.Module):
-            with neutral(draws=not pretrained):
+            with neutral(restores=pretrained):
                 net = self._named(source, pretrained) if isinstance(source, str) else source
                 self._take_net(net)
         elif callable(source):
@@ -214,13 +214,12 @@ class Proposal:
 
     def _classifier(self) -> SoftCam:
         """The network's classifier; of a named one, which was loaded without, loaded now."""
-        with self._lock:
+        with neutral(restores=self._pretrained), self._lock:  # in the order `scorer` takes them
             if self._head is None:
                 assert self.net is not None
                 net = self.net
                 if self.named:
-                    with neutral(draws=not self._pretrained):
-                        net = _load(self.name, self._pretrained, classes=True).eval()
+                    net = _load(self.name, self._pretrained, classes=True).eval()
                 self._head = linear_head(net, self.name, _example_images(self.size)[-1])
             return self._head
 
