@@ -109,6 +109,7 @@ def test_own_weights_of_a_timm_model(photographs: Path, tmp_path: Path) -> None:
     shutil.rmtree(photographs / "n01443537")
     result = runner.invoke(app, arguments(photographs, tmp_path, *own))
     assert result.exit_code == 0, result.output
+    assert "agree logit cosine GMACs" in " ".join(result.output.split())  # eval's: of embeddings
     report = json.loads((tmp_path / "deep" / "r.json").read_text())
     own_weights = report["provenance"]["host"]
     assert own_weights["kind"] == "checkpoint"
@@ -230,6 +231,8 @@ def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
     host = torch.nn.Identity()
     host.num_classes = 1000
     assert _labels(paths, host) == {path: WNIDS[path.parent.name] for path in paths}
+    deeper = Path("x", "n01443537", "y", "1.jpg")  # as papr eval takes it
+    assert _labels([deeper], host) == {deeper: 1}
     assert _labels([*paths, Path("x", "fish", "1.jpg")], host) is None
     assert _labels([*paths, Path("x", "n99999999", "1.jpg")], host) is None
     host.num_classes = 10

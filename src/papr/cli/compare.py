@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from papr.classes import wordnet
+from papr.classes import wordnet_above
 from papr.cli.common import (
     Keep,
     ProposalName,
@@ -97,11 +97,12 @@ def compare(
     without training), and the dense model on a smaller picture. At the same GMACs: ToMe, which
     merges tokens, alone and on top of PaPr. What a model cannot have is left out, and said.
 
-    "agree" is how often the answer is the dense model's, "cosine" how near its logits are, on all
-    images; of a model of one output "differs" is how far it is from the dense model's, in standard
-    deviations of the latter; "top-1" how often it is right, shown where all images lie in folders
-    named by WordNet ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of
-    one batch, the rivals in turns in one run, whoever looks first included: medians (quartiles).
+    "agree" is how often the answer is the dense model's, "logit cosine" how near its logits are,
+    on all images (papr eval's "cosine" is of embeddings, as here where a model has no classes); of
+    a model of one output "differs" is how far it is from the dense model's, in standard deviations
+    of the latter; "top-1" how often it is right, shown where all images lie below folders named by
+    WordNet ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of one batch,
+    the rivals in turns in one run, whoever looks first included: medians (quartiles).
 
     --oracle sets your own knowledge beside them: masks, gaze, another model's map. The file holds
     one map for each image found, in the order of the arguments, folders sorted by path; images that
@@ -253,11 +254,12 @@ class Album:
 
 
 def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
-    """Class indices by the folders' WordNet ids, where all have one and the host is ImageNet's."""
+    """Class indices by WordNet ids above, where all have one and the host is ImageNet's."""
     classes = getattr(host, "num_classes", getattr(getattr(host, "config", None), "num_labels", 0))
-    if classes != 1000 or not all(path.parent.name in wordnet() for path in paths):
+    if classes != 1000:
         return None
-    return {path: wordnet()[path.parent.name] for path in paths}
+    found = wordnet_above([path.as_posix() for path in paths])
+    return None if found is None else dict(zip(paths, found, strict=True))
 
 
 def _measure(found: Field, album: Album, batch: int, rounds: int, judged: bool) -> list[RivalRow]:
@@ -278,7 +280,9 @@ def _measure(found: Field, album: Album, batch: int, rounds: int, judged: bool) 
 
 def _table(rows: Sequence[RivalRow], keep: float, batch: int, blank: bool) -> Table:
     title = f"keep {keep:g}, {counted(rows[0].images, 'image')}; time of batch {batch}"
-    shares = {"agree": "agreement", "cosine": "cosine", "differs": "difference", "top-1": "top1"}
+    classifies = blank or rows[0].agreement is not None
+    near = "logit cosine" if classifies else "cosine"  # of embeddings where there are no logits
+    shares = {"agree": "agreement", near: "cosine", "differs": "difference", "top-1": "top1"}
     shares = shown_shares(shares, rows[0], blank)
     table = Sheet("", "tokens", *shares, "GMACs", "ms/image", "speed-up", title=title)
     wide = out.width >= 90
@@ -313,6 +317,7 @@ def _explain(
         say_blank(weighed.blank("agreement, cosine and top-1"))
         return
     by = "difference" if papr.cosine is None else "cosine"
+    called = "logit cosine" if by == "cosine" and papr.agreement is not None else by
     own = _nearness(papr)
     better = [
         f"{row.name} ({getattr(row, by):.3f})"
@@ -321,8 +326,8 @@ def _explain(
     ]
     if better:
         out.print(
-            f"[yellow]Nearer to the dense model than PaPr ({getattr(papr, by):.3f}) by {by} here: "
-            f"{', '.join(better)}.[/yellow]"
+            f"[yellow]Nearer to the dense model than PaPr ({getattr(papr, by):.3f}) by {called} "
+            f"here: {', '.join(better)}.[/yellow]"
         )
 
 
