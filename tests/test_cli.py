@@ -13,6 +13,7 @@ from torch.torch_version import TorchVersion
 from typer.testing import CliRunner
 
 from papr.cli import app, main
+from papr.walking import look
 
 runner = CliRunner()
 
@@ -119,6 +120,9 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("papr.cli.demo.HOST", "vit_tiny_patch16_224")
     monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
     monkeypatch.setattr("papr.cli.bars._EVERY", 0.0)
+    mine = tmp_path / "coffee.png"
+    Image.new("RGB", (20, 20)).save(mine)
+    before = mine.read_bytes()
     result = runner.invoke(app, ["demo", "--out", str(tmp_path), "--rounds", "1", "--batch", "1"])
     assert result.exit_code == 0, result.output
     assert "Egyptian cat" in result.output
@@ -126,8 +130,10 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "random" in result.output
     assert "loading vit_tiny_patch16_224 ...\n" in result.output  # and so it is where it is piped
     assert len(re.findall(r"timing: \d+ %, 0:\d\d:\d\d left", result.output)) == 8
-    assert len(list(tmp_path.glob("*.png"))) == 6
-    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+    assert len(list(tmp_path.glob("*-papr.png"))) == 6
+    assert look(tmp_path).files == ["coffee.png"]  # what was drawn is no photograph of the user's
+    assert mine.read_bytes() == before
+    with Image.open(tmp_path / "contact-sheet-papr.png") as sheet:
         assert sheet.width == 5 * 224 + 4 * 6
 
 

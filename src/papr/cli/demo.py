@@ -33,6 +33,7 @@ PHOTOGRAPHS = {  # name -> file in scikit-image
     "astronaut": "astronaut.png",
 }
 PATCH = 16
+SHEET = "contact-sheet-papr.png"  # as all that commands draw: a folder of photographs stays one
 
 
 def demo(
@@ -91,7 +92,7 @@ def demo(
         f"{describe_device(torch.device('cpu'))}; dense and pruned in turns, medians of "
         f"{counted(rounds, 'round')} (quartiles), the proposal's time included."
     )
-    print_line(f"pictures in {out_dir}: start with {out_dir / 'contact-sheet.png'}")
+    print_line(f"pictures in {out_dir}: start with {out_dir / SHEET}")
 
 
 def _check_photographs() -> Path:
@@ -135,6 +136,7 @@ def _draw(
     """Write the pictures; return the mask (B, rows, columns) at each keep."""
     import torch
 
+    from papr.cli.reading import SUFFIX
     from papr.draw import contact_sheet, heat_map, kept_patches, panel
     from papr.images import select_patches
     from papr.proposals import Proposal
@@ -152,9 +154,9 @@ def _draw(
         pictures = [(name, photograph), ("significance", heat_map(photograph, scores[i]))]
         pictures += [(f"keep {k:g}", kept_patches(photograph, masks[k][i])) for k in KEEPS]
         panels.append(panel(pictures))
-        write_image(out_dir / f"{name}.png", panels[-1], weighed)
-    write_image(out_dir / "contact-sheet.png", contact_sheet(panels), weighed)
-    print_line(f"{counted(len(panels), 'picture')} and contact-sheet.png written to {out_dir}")
+        write_image(out_dir / f"{name}{SUFFIX}", panels[-1], weighed)
+    write_image(out_dir / SHEET, contact_sheet(panels), weighed)
+    print_line(f"{counted(len(panels), 'picture')} and {SHEET} written to {out_dir}")
     return masks
 
 
