@@ -70,6 +70,7 @@ _MISSED = {
     "not reached": "[red]Target not reached[/red]: this is the best found; nothing is written.",
 }
 _SLOW = "[red]Target not reached[/red], and what comes nearest is slower than dense: do not prune."
+_USELESS = "[red]Nothing pays[/red]: what meets the target is not faster than dense: do not prune."
 
 
 def tune(
@@ -203,9 +204,18 @@ def tune(
         if found.reached:
             print_line(f"# the same: papr.prune(model, {str(chosen)!r})")
     if not found.reached:
-        errors.print(_MISSED[found.state] if found.pays else _SLOW)
+        errors.print(_why_none(found))
         raise typer.Exit(1)
     settle(found.batch, len(found.skipped), strict)  # of both halves some could be read
+
+
+def _why_none(found: "Tuned") -> str:
+    """Why nothing is written, where the target is not reached."""
+    from papr.evaluate.tuning import USELESS
+
+    if found.verdict.startswith(USELESS):
+        return _USELESS
+    return _MISSED[found.state] if found.pays else _SLOW
 
 
 def _write(found: "Tuned", file: Path) -> None:

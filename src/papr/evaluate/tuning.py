@@ -34,6 +34,8 @@ from papr.words import counted
 SIZES = (None, 96)
 #: What can be said of a target; see `tune`.
 REACHED, NOT_REFUTED, NOT_REACHED = "reached", "not refuted", "not reached"
+#: How a verdict begins where the target is met, but not faster than dense.
+USELESS = "nothing pays here"
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,7 @@ def _verdict(goal: Goal, met: bool, held_out: Quality | None, speedup: Ratio) ->
         return NOT_REACHED, f"{figures} is below the target {goal.target:g}"
     if speedup[0] <= 1:
         return NOT_REACHED, (
-            f"nothing pays here: what meets {goal.kind} {goal.target:g} is not faster than dense, "
+            f"{USELESS}: what meets {goal.kind} {goal.target:g} is not faster than dense, "
             f"{speedup[0]:.2f} times as fast"
         )
     if low >= goal.target:
