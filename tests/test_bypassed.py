@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from timm.utils.model import ActivationStatsHook
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
@@ -170,6 +171,44 @@ def test_hooks_see_no_tokens_of_papr_s_own() -> None:
         model.get_submodule(path).register_forward_hook(lambda *args: seen.append(args))
     case.prune(model, 0.5, **MERGE)
     assert not seen
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_parts_that_only_a_switch_calls_are_looked_at_too(fused: bool) -> None:
+    case = CASES["augreg"]
+    model = case.build()
+    for block in model.blocks:
+        block.attn.fused_attn = fused  # off: attention calls its attn_drop
+    case.prune(model, 0.5, **MERGE)
+    if fused:
+        model.blocks[1].attn.attn_drop = nn.Identity()  # nothing hangs there
+    model.train()(case.pixels())
+    model.eval().blocks[1].attn.fused_attn = False
+    model.blocks[1].attn.attn_drop.register_forward_hook(turned)
+    with pytest.raises(PrunedModelError, match=r"a forward hook on its attn\.attn_drop"):
+        model(case.pixels())
+
+
+def test_hooks_that_the_host_s_library_offers_its_users_are_users_hooks() -> None:
+    case = CASES["augreg"]
+    model = case.prune(case.build(), 0.5, **MERGE)
+    ActivationStatsHook(model, hook_fn_locs=["blocks.1.attn"], hook_fns=[turned])
+    with pytest.raises(PrunedModelError, match="a forward hook on its attn"):
+        model(case.pixels())
+
+
+@pytest.mark.parametrize("early", [True, False])
+@torch.no_grad()
+def test_attentions_that_the_configuration_asks_for_are_refused(early: bool) -> None:
+    case = CASES["hf_vit"]
+    model = case.build(attn="eager")
+    model.config.output_attentions = early
+    case.prune(model, 0.5, **MERGE)
+    model.config.output_attentions = True
+    with pytest.raises(PrunedModelError, match="no attentions asked for"):
+        model(case.pixels())
+    model.config.output_attentions = False
+    assert case.logits(model, case.pixels()).isfinite().all()
 
 
 def test_copies_of_such_a_host_refuse_too() -> None:

@@ -14,6 +14,9 @@ from torch import nn
 #: for any class of the block's own library and of torch.nn.
 Bypassed = tuple[tuple[str, str], ...]
 
+#: Whose hooks only collect what a caller asked for, on every host of transformers.
+_COLLECTING = "transformers.utils.output_capturing"
+
 
 def named(block: nn.Module, paths: Iterable[str]) -> Bypassed:
     """What `hanging` is to compare with, while the modules at these paths are as they should be."""
@@ -27,9 +30,9 @@ def hanging(block: nn.Module, bypassed: Bypassed) -> str | None:
             module = block.get_submodule(path)
         except AttributeError:  # not in every version of the library
             continue
-        if _users(module._forward_hooks, block) or _users(module._forward_pre_hooks, block):
+        if _users(module._forward_hooks) or _users(module._forward_pre_hooks):
             return f"a forward hook on its {path}"
-        if _users(module._backward_hooks, block) or _users(module._backward_pre_hooks, block):
+        if _users(module._backward_hooks) or _users(module._backward_pre_hooks):
             return f"a backward hook on its {path}"
         if "forward" in module.__dict__:
             return f"a replaced forward on its {path}"
@@ -53,12 +56,9 @@ def refusal(where: str, thing: str, options: str) -> str:
     )
 
 
-def _users(hooks: Mapping[int, Callable[..., Any]], block: nn.Module) -> bool:
-    """Whether one of these is not the library's own: transformers collects outputs by hooks."""
-    if not hooks:
-        return False
-    own = _library(block)
-    return any(getattr(h, "__module__", "").partition(".")[0] != own for h in hooks.values())
+def _users(hooks: Mapping[int, Callable[..., Any]]) -> bool:
+    """Whether one of these would be missed."""
+    return any(getattr(h, "__module__", None) != _COLLECTING for h in hooks.values())
 
 
 def _is_library(module: nn.Module, block: nn.Module) -> bool:

@@ -30,7 +30,9 @@ class VisionLayer(ReducingBlock):
     def _masked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """While a graph is made transformers brings a mask of its own, which hides nothing."""
         traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-        return super()._masked(() if traced else args, {} if traced else kwargs)
+        config = getattr(_core(self), "config", None)
+        asked = self._papr is not None and getattr(config, "output_attentions", False)
+        return asked or super()._masked(() if traced else args, {} if traced else kwargs)
 
     def _normalised(self, tokens: Tensor) -> Any:
         return _leaf(self, "layernorm_before", "norm1")(tokens)

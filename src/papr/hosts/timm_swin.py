@@ -51,7 +51,7 @@ class WindowsOfKept(OnKept):
             shift=self.shift_size,  # type: ignore[attr-defined]
             padding=self._qkv(nothing).flatten(),
             cosine=self._cosine(),
-            dropout=attn.attn_drop.p if attn.training else 0.0,
+            dropout=getattr(attn.attn_drop, "p", 0.0) if attn.training else 0.0,
         )
         return attn.proj_drop(attn.proj(out)).unsqueeze(1)  # type: ignore[no-any-return]
 

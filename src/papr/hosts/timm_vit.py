@@ -45,7 +45,7 @@ class TimmBlock(ReducingBlock):
         return attn.q_norm(queries), attn.k_norm(keys), values
 
     def _attention_dropout(self) -> Any:
-        return self.attn.attn_drop.p
+        return getattr(self.attn.attn_drop, "p", 0.0)  # an Identity has none
 
     def _attended(self, answers: Tensor, normalised: Tensor) -> Any:
         attn = self.attn

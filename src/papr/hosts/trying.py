@@ -32,7 +32,7 @@ def check_blocks(
             that is taken apart.
     """
     found: dict[str, Bypassed] = {}
-    tried: dict[tuple[type, ...], Sequence[str]] = {}
+    tried: dict[tuple[type, ...], Bypassed] = {}
     for path in paths:
         block = inside(host.get_submodule(path))
         if isinstance(block, behaviour) and on_top(block, "_papr_base"):
@@ -41,7 +41,7 @@ def check_blocks(
             kind = tuple(map(type, block.modules()))
             if kind not in tried:
                 tried[kind] = _try(block, behaviour, type(host).__name__)
-            found[path] = named(block, tried[kind])
+            found[path] = tried[kind]
         thing = hanging(block, found[path])
         if thing is not None:
             where = f"{path} of {type(host).__name__}"
@@ -49,29 +49,41 @@ def check_blocks(
     return found
 
 
-def _try(block: nn.Module, behaviour: type[Grafted], host: str) -> Sequence[str]:
-    """Which modules of a block are taken apart, by their paths in it."""
+def _try(block: nn.Module, behaviour: type[Grafted], host: str) -> Bypassed:
+    """Which modules of a block are taken apart, and which of their parts are not called either."""
     name = f"{host}, of whose blocks ({type(block).__name__})"
     try:
-        expected, answer, apart = _both(block, behaviour)
+        expected, answer, before, now = _both(block, behaviour)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"cannot merge or cut tokens in the blocks of {name} papr does not know the "
             f"leaves: {one_line(error)}"
         ) from None
+    apart = named(block, [path for path in before if path not in now])
     far = (expected - answer).abs().max() / expected.abs().max().clamp(min=1e-6)
     if not far < 1e-4:
-        listed = " and ".join(f"{p} ({c})" for p, c in named(block, apart) if "." not in p)
+        listed = " and ".join(f"{path} ({c})" for path, c in apart if "." not in path)
         what = f" from the parts of its {listed}" if listed else ""
         raise UnsupportedModelError(
             f"cannot merge or cut tokens in the blocks of {name} papr computes something else"
             f"{what} (by {float(far):.1g})"
         )
-    return apart
+    return (*apart, *((path, "") for path in _silent(block, apart) if path not in now))
 
 
-def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, Sequence[str]]:
-    """What a block answers to random tokens, what its leaves do, and which modules those miss.
+def _silent(block: nn.Module, apart: Bypassed) -> Iterator[str]:
+    """The parts of what is taken apart; a switch of the block may have some called, or not."""
+    known = [path for path, _ in apart]
+    for path, _ in block.named_modules():
+        if path not in known and any(path.startswith(f"{above}.") for above in known):
+            yield path
+
+
+_Called = Mapping[str, None]
+
+
+def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, _Called, _Called]:
+    """What a block answers to random tokens, what its leaves do, and what each calls.
 
     In float32 on the CPU, where no setting of the caller's makes products so coarse that the two
     differ.
@@ -90,7 +102,7 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, S
             expected = holder[0](tokens)
         graft(holder, "0", behaviour, None)
         with _called(holder[0]) as now:
-            return expected, holder[0](tokens), [path for path in before if path not in now]
+            return expected, holder[0](tokens), before, now
 
 
 def _bare(root: nn.Module) -> None:
