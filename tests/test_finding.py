@@ -16,7 +16,7 @@ from papr.cli import app
 from papr.cli.hosting import in_short
 from papr.evaluate import DataError, evaluate, open_source
 from papr.evaluate.finding import find
-from papr.evaluate.splits import split_of
+from papr.splits import split_of
 from tiny_data import KEEPS, host, pictures
 from tiny_sources import everything, png, rows, touch, write_shard
 
@@ -60,14 +60,16 @@ def test_splits_of_tables_are_not_joined(tmp_path: Path) -> None:
     root = tmp_path / "tables"
     table(root / "train-00000-of-00001.parquet", 1)
     table(root / "test-00000-of-00001.parquet", 2)
-    with pytest.raises(DataError, match=r"among test, train, as in .*tables:train, got none$"):
+    with pytest.raises(
+        DataError, match=r"test, train or all of them, as in .*tables:train, got none$"
+    ):
         open_source(root, 3)
     source = open_source(f"{root}:test", 3)
     assert levels(source) == [2.0]
     assert (source.about["split"], source.identity()["split"]) == ("test", "test")
     assert in_short(source) == "1 image; split test; images from image"
     table(root / "more.parquet", 3)
-    with pytest.raises(DataError, match="among test, train and files of none, as in"):
+    with pytest.raises(DataError, match="among test, train and files of none or all of them, as"):
         open_source(root, 3)
 
 
@@ -77,7 +79,9 @@ def test_splits_of_shards_and_of_pictures_are_not_joined(tmp_path: Path) -> None
     write_shard(tmp_path / "tars" / "a-val-0.tar", [("k.png", png(2))])
     touch(tmp_path / "folders", "train/ant/1.png", "val/ant/33.png", "val/bee/4.png")
     for name in ("tars", "folders"):
-        with pytest.raises(DataError, match=rf"among train, val, as in .*{name}:val, got none"):
+        with pytest.raises(
+            DataError, match=rf"train, val or all of them, as in .*{name}:val, got none"
+        ):
             open_source(tmp_path / name, 2)
         with pytest.raises(DataError, match="got dev"):
             open_source(f"{tmp_path / name}:dev", 2)

@@ -24,7 +24,9 @@ def count_of(classes: Classes) -> int | None:
     return classes if classes is None or isinstance(classes, int) else len(classes)
 
 
-def number_labels(paths: Sequence[str], classes: Classes) -> tuple[list[int] | None, str]:
+def number_labels(
+    paths: Sequence[str], classes: Classes, unordered: str = ""
+) -> tuple[list[int] | None, str]:
     """Class indices of a host by the folders that files lie in, or None; and what to say of it.
 
     WordNet ids are ImageNet's, at any level and however few of its classes are there. Other folders
@@ -34,6 +36,7 @@ def number_labels(paths: Sequence[str], classes: Classes) -> tuple[list[int] | N
     Args:
         paths: of the files, below the folder that holds them all, with slashes.
         classes: the host's.
+        unordered: why their order says nothing; empty where it may.
     """
     if not classes:
         return None, NO_CLASSES
@@ -50,7 +53,7 @@ def number_labels(paths: Sequence[str], classes: Classes) -> tuple[list[int] | N
         stray = next(path for path in paths if "/" not in path)
         index, note = None, f"{stray} lies beside the folders, in none of a class"
     elif isinstance(classes, int):
-        index, note = _by_order(distinct, classes)
+        index, note = (None, unordered) if unordered else _by_order(distinct, classes)
     else:
         index, note = _by_name(distinct, classes)
     if index is None:

@@ -5,6 +5,10 @@ class PaprError(Exception):
     """Base of every error papr raises on purpose; catch this one to catch them all."""
 
 
+class DataError(PaprError, ValueError):
+    """Data that a run was pointed at cannot be read as what it was taken for."""
+
+
 class ConfigError(PaprError, ValueError):
     """An option has a value outside its range or of the wrong type."""
 

@@ -131,7 +131,7 @@ def compare(
 
     kind = parse_dtype(dtype)
     target = pick_device(device)
-    paths = images_of(images)
+    paths = images_of(images, apart=True)
     own = None if oracle is None else read_oracle(oracle, paths)
     host, weights = create_classifier(model, checkpoint, num_classes, random_weights)
     who = make_proposal(proposal, random_weights)

@@ -112,7 +112,7 @@ def compare_cam(
     from papr.proposals import embedded
 
     target = pick_device(device)
-    paths = images_of(images, _SUFFIX)
+    paths = images_of(images, _SUFFIX, apart=True)
     reader = Reader(lambda photograph: fit(photograph, img_size, patch, square=True))
     with doing(f"reading {counted(len(paths), 'image')}"):
         photographs = list(reader.readable(paths))

@@ -12,8 +12,10 @@ from papr.cli.common import errors, settle
 from papr.cli.console import shown
 from papr.errors import WriteError
 from papr.files import short, write_image
-from papr.images import ImageError, find_images, load_image
+from papr.images import SUFFIXES, ImageError, find_images, load_image
 from papr.provenance import NOBODY, Provenance
+from papr.splits import WHOLE, one_split, split_folders
+from papr.walking import look
 
 _T = TypeVar("_T")
 SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the user's is overwritten
@@ -22,14 +24,15 @@ SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the use
 _SHOWN = 10  # of what was left out
 
 
-def images_of(paths: Sequence[Path], drawn: str = SUFFIX) -> list[Path]:
+def images_of(paths: Sequence[Path], drawn: str = SUFFIX, apart: bool = False) -> list[Path]:
     """The images among files and folders; what else the folders hold is counted and named.
 
     Args:
         paths: of the user.
         drawn: how the names of pictures end that the command itself drew.
+        apart: refuse folders of several splits, unless one is named: DIR:val, or DIR:all.
     """
-    found = find_images(paths)
+    found = find_images([_of_split(path) for path in paths] if apart else paths)
     own = [path for path in found.images if path.name.endswith(drawn)]
     images = [path for path in found.images if not path.name.endswith(drawn)]
     if not images:
@@ -45,6 +48,19 @@ def images_of(paths: Sequence[Path], drawn: str = SUFFIX) -> list[Path]:
             soft_wrap=True,
         )
     return images
+
+
+def _of_split(path: Path) -> Path:
+    """The folder of the split that is named behind a folder; the path itself where it has none."""
+    name, _, wanted = str(path).rpartition(":")
+    told = bool(name) and not path.exists() and Path(name).is_dir()
+    folder, split = (Path(name), wanted) if told else (path, None)
+    if split == WHOLE or not folder.is_dir():
+        return folder
+    splits = split_folders(look(folder).of(SUFFIXES))
+    if not splits and not told:
+        return folder
+    return folder / splits[one_split(splits, split, folder, whole=bool(splits))]
 
 
 class Reader(Generic[_T]):

@@ -11,8 +11,8 @@ from papr.evaluate import folders, huggingface, objects, shards
 from papr.evaluate.huggingface import Name
 from papr.evaluate.lists import LISTS, VIDEO_SUFFIXES, read_list
 from papr.evaluate.sources import DataError, Source
-from papr.evaluate.splits import of_split, one_split, split_folders
 from papr.images import SUFFIXES
+from papr.splits import WHOLE, not_by_order, of_split, one_split, split_folders
 from papr.walking import suffix
 
 #: Makes a source of samples for the classes of a host.
@@ -73,7 +73,7 @@ def find(
               `https://...`, opened by `webdataset`;
             - `hfds/NAME[/CONFIG]` or `NAME:SPLIT`, a data set of the Hugging Face hub.
             `:SPLIT` behind any of the folders takes the files of that split alone; where there are
-            several, one must be named. `:SPLIT:LABEL` names the column of labels too.
+            several, one must be named, or `:all`. `:SPLIT:LABEL` names the column of labels too.
         root: the folder that relative paths in a list start from; None for the list's own.
         image_column: the column of images, or which of a sample's files in a shard is the image
             ("jpg", "left.png"); None for the only one, or the one called image or img.
@@ -176,11 +176,15 @@ def _find_directory(path: Path, place: Name, column: str | None, clips: bool | N
     if (images and not clips) or (videos and clips is not False):
         names = images if clips is False else videos if clips else [*images, *videos]
         splits = split_folders(names)
-        if place.split is not None or splits:
-            inner = path / one_split(splits or _tops(names), place.split, path)
+        whole = place.split == WHOLE
+        if not whole and (place.split is not None or splits):
+            splits = splits or _tops(names)
+            inner = path / splits[one_split(splits, place.split, path)]
             return _find_directory(inner, Name(str(inner)), column, clips)
+        why = "" if whole else not_by_order(names, path)
+        opened = partial(folders.open_folder, path, seen=seen, unordered=why)
         makers = [
-            partial(folders.open_folder, path, seen=seen, clips=of_clips) if there else None
+            partial(opened, clips=of_clips) if there else None
             for of_clips, there in ((False, images), (True, videos))
         ]
         return Found(str(path), *makers)
@@ -197,5 +201,6 @@ def _find_directory(path: Path, place: Name, column: str | None, clips: bool | N
     return Found(str(path), huggingface.find_tables(inside, place, column).open)
 
 
-def _tops(names: list[str]) -> list[str]:
-    return list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)) or [""]
+def _tops(names: list[str]) -> dict[str, str]:
+    tops = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name) or [""]
+    return {top: top for top in tops}

@@ -24,7 +24,12 @@ def walk(root: Path) -> Look:
 
 
 def open_folder(
-    root: Path, classes: Classes, *, clips: bool = False, seen: Look | None = None
+    root: Path,
+    classes: Classes,
+    *,
+    clips: bool = False,
+    seen: Look | None = None,
+    unordered: str = "",
 ) -> Folder:
     """A folder of images, or of videos, in the order of timm's reader.
 
@@ -34,6 +39,7 @@ def open_folder(
         classes: the host's; labels that cannot be theirs are not used, and said.
         clips: look for videos.
         seen: what `look` found there.
+        unordered: why the order of folders says no class; empty where it may.
 
     Raises:
         DataError: no image, or video, is there.
@@ -45,7 +51,7 @@ def open_folder(
     paths.sort(key=lambda path: (natural_key(path), path))  # timm's order, without ties
     known = set(paths)
     ignored = sorted([path for path in seen.files if path not in known] + seen.left_out)
-    labels, note = number_labels(paths, classes)
+    labels, note = number_labels(paths, classes, unordered)
     about = {} if labels is None else {"classes": class_folders(paths, labels)}
     return Folder(root, paths, labels, ignored, note, "videos" if clips else "folder", about)
 

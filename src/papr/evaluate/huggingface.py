@@ -15,7 +15,7 @@ from papr.classes import NO_CLASSES, UNUSED, Classes, count_of, match_names, wor
 from papr.errors import ConfigError, one_line
 from papr.evaluate.shards import digest_files, names_word_net, to_class
 from papr.evaluate.sources import DataError, Item, Source, digest
-from papr.evaluate.splits import one_split
+from papr.splits import one_split
 from papr.words import counted
 
 _PREFIX = "hfds/"
@@ -207,7 +207,7 @@ def _offline(datasets: Any) -> Iterator[None]:
 
 def _choose(found: Any, asked: Name, column: str | None) -> Table:
     if isinstance(found, dict):
-        split = one_split(found, asked.split, asked.name)
+        split = one_split(found, asked.split, asked.name, whole=False)
         found, asked = found[split], asked._replace(split=split)
     return _make(found, asked, column, {"fingerprint": found._fingerprint})
 

@@ -1,5 +1,6 @@
 """Images in object storage: anything that pyarrow has a file system for."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,9 +15,11 @@ from papr.errors import one_line
 from papr.evaluate.folders import walk
 from papr.evaluate.sources import DataError, Item, Source, digest, file_size, readable
 from papr.images import SUFFIXES
+from papr.splits import WHOLE, one_split, split_folders
 from papr.walking import is_hidden
 
 _LOCAL = "file://"
+_SPLIT = re.compile(r"(.+://.+):([a-zA-Z][\w.-]*)")  # behind an address
 _SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
 
 
@@ -121,15 +124,26 @@ class Listed:
 def find_objects(address: str) -> Listed:
     """The images below an address, in the order of their names.
 
+    Args:
+        address: may end in `:SPLIT`, as a folder's name may.
+
     Raises:
-        DataError: it cannot be listed, or no image is there.
+        DataError: it cannot be listed, no image is there, or several splits are and none is named.
     """
-    folder = local_folder(address)
+    folder, split = local_folder(address), None
+    told = _SPLIT.fullmatch(address)
+    if told and not (folder and folder.exists()):
+        address, split = told[1], told[2]
+        folder = local_folder(address)
     sizes, ignored = _remote(address) if folder is None else _local(address, folder)
     names = sorted(sizes)
     paths = [n for n in names if n.lower().endswith(tuple(SUFFIXES)) and not is_hidden(n)]
     if not paths:
         raise DataError(f"expected images (of a kind that Pillow reads) in {address}, none")
+    splits = {} if split == WHOLE else split_folders(paths)
+    if splits or split not in (None, WHOLE):
+        inside = splits[one_split(splits, split, address, whole=bool(splits))]
+        return find_objects(f"{address.rstrip('/')}/{inside}:{WHOLE}")
     known = set(paths)
     ignored += [name for name in names if name not in known]
     return Listed(address, {path: sizes[path] for path in paths}, sorted(ignored))

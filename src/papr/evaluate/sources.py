@@ -10,12 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from papr.errors import PaprError
+from papr.errors import DataError as DataError
 from papr.measure import spread
-
-
-class DataError(PaprError, ValueError):
-    """Data that a run was pointed at cannot be read as what it was taken for."""
 
 
 @dataclass(frozen=True)
