@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 import papr
 from conftest import DEVICE
-from papr.errors import PrunedModelError
+from papr.errors import PrunedModelError, SelectionError
 from tiny import CASES, proposal
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
@@ -68,8 +69,8 @@ def test_a_replaced_module_is_an_error_in_the_next_pass(name: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     "twin",
-    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: nn.Sequential(m)[0]],
-    ids=["deepcopy", "pickle", "moved"],
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
+    ids=["deepcopy", "pickle"],
 )
 def test_copies_know_their_own_sites(twin) -> None:
     case = CASES["torchvision"]
@@ -79,8 +80,22 @@ def test_copies_know_their_own_sites(twin) -> None:
     replace(other, nn.Dropout)
     with pytest.raises(PrunedModelError, match=GONE.format(r"encoder\.dropout")):
         other(x)
-    if other is not model:
-        assert torch.equal(model(x), expected)
+    assert torch.equal(model(x), expected)
+
+
+@torch.no_grad()
+def test_a_host_from_a_pickle_whose_old_modules_live_on_has_no_selection() -> None:
+    """It knows no root, so what was replaced is missed where the selection is asked for."""
+    case = CASES["torchvision"]
+    model, x = pickle.loads(pickle.dumps(case.prune(case.build()))), case.pixels()
+    removed = model.encoder.dropout
+    replace(model, nn.Dropout)
+    model(x)
+    with pytest.raises(SelectionError, match=BY):
+        papr.selection(model)
+    with pytest.warns(papr.PaprWarning, match=BY):
+        model(x)
+    assert removed
 
 
 class PartFirst(nn.Module):
@@ -116,6 +131,101 @@ def test_a_copy_of_a_part_belongs_to_the_copy_of_its_host(twin) -> None:
     with pytest.raises(PrunedModelError, match=GONE.format(r"encoder\.dropout")):
         other(x)
     assert torch.equal(model(x), expected)
+
+
+BY = "came by none of them"
+
+
+class Fast(nn.Module):
+    """Calls past what an encoder calls."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.encoder.ln(self.encoder.layers(tokens + self.encoder.pos_embedding))
+
+
+def pass_by(model: nn.Module) -> None:
+    model.encoder = Fast(model.encoder)
+
+
+def put_another_forward(model: nn.Module) -> None:
+    model.encoder.dropout.forward = lambda tokens: tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [pass_by, put_another_forward])
+def test_a_cut_that_does_nothing_does_not_go_unseen(change) -> None:
+    """Where one runs later that acts on the pass, it raises; else the next pass warns, once."""
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    model(x)
+    change(model)
+    for call in (papr.selection, lambda m: m(x)):
+        call(model)  # the pass before was right
+    with pytest.raises(SelectionError, match=BY) as caught:
+        papr.selection(model)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(papr.PaprWarning, match=BY):
+        model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x)
+    later = case.build()
+    change(later if change is pass_by else case.prune(later, merge=papr.Merge(4)))
+    if change is put_another_forward:
+        with pytest.raises(PrunedModelError, match=BY):
+            later(x)
+    auto = papr.prune(case.build(), "auto", proposal(), share=0.9)
+    change(auto)
+    with pytest.raises(PrunedModelError, match=BY):
+        auto(x)
+
+
+@torch.no_grad()
+def test_a_stage_that_no_cut_acts_in_is_an_error() -> None:
+    case = CASES["torchvision_swin"]
+    model, x = case.prune(case.build()), case.pixels()
+    case.logits(model, x)
+    for block in model.features[3]:
+        block.forward = lambda x: x
+    with pytest.raises(PrunedModelError, match=BY):
+        case.logits(model, x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "part", "path"),
+    [("torchvision", "encoder", r"encoder\.dropout"), ("convnext", "stages.1", "stages.1")],
+)
+def test_a_part_that_is_unpruned_is_missed(name: str, part: str, path: str) -> None:
+    case = CASES[name]
+    model, x = case.prune(case.build()), case.pixels()
+    case.logits(model, x)
+    papr.unprune(model.get_submodule(part))
+    with pytest.raises(PrunedModelError, match=GONE.format(path)):
+        case.logits(model, x)
+
+
+@torch.no_grad()
+def test_a_pass_that_broke_off_has_no_selection() -> None:
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    model(x)
+
+    def broken(*args: object) -> None:
+        raise MemoryError
+
+    handle = model.encoder.register_forward_pre_hook(broken)
+    with pytest.raises(MemoryError):
+        model(x[:1])
+    with pytest.raises(SelectionError, match=BY):
+        papr.selection(model)
+    handle.remove()
+    model(x)
+    assert len(papr.selection(model).indices) == len(x)
 
 
 @torch.no_grad()

@@ -12,9 +12,10 @@ from papr.config import ProposalSize, PruneConfig, Triple, check_keep
 from papr.errors import ConfigError, PaprError, SelectionError, UnsupportedModelError
 from papr.graft import Grafting, states, ungraft
 from papr.hosts import Cut, Plan, find_plan
+from papr.hosts.explanations import warn_unknown_statistics
 from papr.hosts.kept_attention import check_kept
 from papr.hosts.presence import Presence
-from papr.hosts.state import HostState, warn_unknown_statistics
+from papr.hosts.state import HostState
 from papr.hosts.trying import check_blocks
 from papr.later import Merge, Recut, Step, steps
 from papr.proposals import Proposal, as_proposal

@@ -95,6 +95,7 @@ class ReducingBlock(CarryingBlock):
         return now.tokens
 
     def _begin(self, x: Tensor) -> Tokens:
+        self._papr.check_taken()
         patches = x[:, self._papr.facts.prefix_tokens :, 0]
         config = self._papr.config
         sizes = torch.ones_like(patches, dtype=torch.float32) if config.merge else None

@@ -1,8 +1,13 @@
-"""What to say where a site finds no selection, or a selection no site."""
+"""What to say where a site finds no selection, a selection no site, or a host no statistics."""
+
+import warnings
 
 import torch
+from torch import nn
 
+from papr.errors import PaprWarning
 from papr.hosts.passes import Record, is_recomputing
+from papr.proposals import Proposal
 
 TRACED_BY_FX = (
     "expected a pruned model to be run, got it traced by torch.fx (create_feature_extractor does "
@@ -29,6 +34,13 @@ def missing(path: str) -> str:
     )
 
 
+PASSED_BY = (
+    "expected the modules that papr.prune cut to act on the selection, got a pass that came by none"
+    " of them (a forward on an instance or a wrapper that passes them by, or a pass that broke off "
+    "before them): undo that, or papr.unprune the model"
+)
+
+
 def no_selection(record: Record | None) -> str:
     """A site asked in vain."""
     if is_recomputing():
@@ -45,3 +57,23 @@ def no_selection(record: Record | None) -> str:
         "expected pixels to enter the host before its tokens are cut, got tokens only: "
         "call the whole model, or papr.unprune it first"
     )
+
+
+def warn_unknown_statistics(model: nn.Module, proposal: Proposal) -> None:
+    """Say that the host's normalisation is taken to be the proposal's own."""
+    warnings.warn(
+        f"the input mean and std of this {type(model).__name__} are unknown; taking them to be "
+        f"those of the proposal {proposal.name}, mean {proposal.mean} and std {proposal.std}. "
+        f"Pass {_where_statistics_are(model)} to papr.prune if they differ",
+        PaprWarning,
+        stacklevel=4,
+    )
+
+
+def _where_statistics_are(model: nn.Module) -> str:
+    """What a user of the host's library would pass."""
+    library = next((c.__module__.partition(".")[0] for c in type(model).__mro__), "")
+    return {
+        "transformers": "mean=processor.image_mean, std=processor.image_std",
+        "torchvision": "mean=weights.transforms().mean, std=weights.transforms().std",
+    }.get(library, "mean=..., std=...")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from papr.budgets import budgets, ladder
 from papr.errors import PaprError, PrunedModelError, SelectionError
 from papr.graft import Grafted
+from papr.hosts.explanations import PASSED_BY
 from papr.hosts.sites import Entry, Site, as_module, is_pixels
 from papr.hosts.state import HostState
 from papr.selecting import BudgetedSelection, Selection
@@ -88,7 +89,11 @@ def _groups(
 def _kept(state: HostState, grid: tuple[int, ...]) -> list[Selection]:
     """What the group kept that has just run; nothing where nobody will ask."""
     part = state.passes.last()
-    if not state.config.trace or part is None or part[0] is None:
+    if part is None or part[0] is None:
+        return []
+    if not state.passes.is_taken(part[0]):
+        raise PrunedModelError(PASSED_BY)
+    if not state.config.trace:
         return []
     return [Selection(part[0][0], grid, part[0][1])]
 

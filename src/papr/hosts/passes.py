@@ -74,6 +74,7 @@ class Passes:
         self._compiled = False  # whether compiled code put it there
         self._ended = False  # whether compiled code has ended a pass that eager code began
         self._finished: Record | None = None  # of the last compiled pass
+        self._touched = False  # whether compiled code took what eager code put
 
     def put(self, record: Record) -> None:
         """A pass begins: what its sites shall take."""
@@ -83,6 +84,10 @@ class Passes:
         local, task, me = self._local, backward_task(), threading.get_ident()
         for seen in getattr(local, "watchers", ()):
             seen.append(record)
+        for part in record:
+            if part is not None:
+                part[3].setdefault("taken", False)
+        self._touched = False
         if self._compiled and self._passing is not None:
             self._finished = self._passing  # it ended without passing its last site
         self._open.add(me)
@@ -112,6 +117,25 @@ class Passes:
                 return _CONFLICT  # compiled code began another one since
             return local.record  # type: ignore[no-any-return]
         return self._passing if self._compiled else None  # compiled code broke off in between
+
+    def take(self, part: Stage) -> None:
+        """A site acts on this part of a record."""
+        if torch.compiler.is_compiling():
+            self._touched = True  # not in the notes, whose every change would be compiled for
+        else:
+            part[3]["taken"] = True
+
+    def is_taken(self, part: Stage) -> bool:
+        """Whether a site acted on it, as far as eager code put it and can know."""
+        return self._touched or part[3].get("taken", True)
+
+    def went_by(self) -> bool:
+        """Whether this thread's eager pass that has not ended was acted on nowhere."""
+        if torch.compiler.is_compiling() or is_recomputing():
+            return False
+        record = self._local.record if getattr(self._local, "pending", False) else ()
+        parts = [part for part in record if part is not None]
+        return bool(parts) and not any(self.is_taken(part) for part in parts)
 
     def finish(self) -> None:
         """No site of this pass will ask again: what it took must not serve another pass."""

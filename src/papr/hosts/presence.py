@@ -16,6 +16,8 @@ from papr.graft import Grafted
 from papr.wrappers import inside
 
 _Ref = weakref.ref[Any]
+#: By parent its children to look for: their names, themselves, and whether they are sites.
+_Edges = tuple[tuple[_Ref, tuple[tuple[str, _Ref, bool], ...]], ...]
 _Steps = dict[int, tuple[nn.Module, str, nn.Module]]  # id of a module -> parent, name, module
 
 
@@ -46,7 +48,7 @@ class Presence:
     def _forget(self, root: nn.Module | None = None) -> None:
         self._root: _Ref | None = None if root is None else weakref.ref(root)
         self._known: dict[str, list[_Ref]] = {}  # every copy of each site
-        self._edges: tuple[tuple[_Ref, tuple[tuple[str, _Ref], ...]], ...] = ()
+        self._edges: _Edges = ()
 
     def join(self, site: Grafted) -> None:
         """Here is a site, or a copy of one."""
@@ -80,8 +82,9 @@ class Presence:
             if module is None:
                 return False
             modules = module._modules
-            for name, child in children:
-                if modules.get(name) is not child():
+            for name, ref, is_site in children:
+                child = ref()
+                if modules.get(name) is not child or (is_site and not self._carries(child)):
                     return False
         return True
 
@@ -164,9 +167,7 @@ def _steps(root: nn.Module) -> _Steps:
     return steps
 
 
-def _edges(
-    sites: list[Any], steps: _Steps
-) -> tuple[tuple[_Ref, tuple[tuple[str, _Ref], ...]], ...]:
+def _edges(sites: list[Any], steps: _Steps) -> _Edges:
     """By parent the children to look for on the ways from the root to the sites."""
     ways: dict[int, tuple[nn.Module, dict[str, nn.Module]]] = {}
     for site in sites:
@@ -178,8 +179,12 @@ def _edges(
                 break  # from here on the way is known
             children[name] = module
             module = parent
+    known = {id(site) for site in sites}
     return tuple(
-        (weakref.ref(parent), tuple((name, weakref.ref(child)) for name, child in children.items()))
+        (
+            weakref.ref(parent),
+            tuple((name, weakref.ref(m), id(m) in known) for name, m in children.items()),
+        )
         for parent, children in ways.values()
     )
 

@@ -78,6 +78,7 @@ class Whole(Block):
 
     def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super()._run(x, *args, **kwargs)
+        self._papr.check_taken(self._papr_stage)
         if not torch.compiler.is_compiling() and self._papr_stage == self._papr.last_stage:
             self._papr.passes.finish()
         return answer

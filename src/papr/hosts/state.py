@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from papr.config import PruneConfig, Triple
 from papr.errors import PaprError, PaprWarning, PrunedModelError, SelectionError
-from papr.hosts.explanations import TRACED_BY_FX, is_traced_by_fx, missing, no_selection
+from papr.hosts.explanations import (
+    PASSED_BY,
+    TRACED_BY_FX,
+    is_traced_by_fx,
+    missing,
+    no_selection,
+)
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Notes, Passes, Record, Stage, is_recomputing
 from papr.hosts.presence import Presence
@@ -77,6 +83,7 @@ class HostState:
         self._keep = repr(self.config.keep)
         self._scorers: dict[tuple[torch.device, torch.dtype], Scorer] = {}
         self.passes = Passes()
+        self._warned = False  # that a pass went by all cuts
         self._local = threading.local()  # of budgets: what a group was given, and what was kept
 
     @property
@@ -131,6 +138,7 @@ class HostState:
             entry: the module the pixels came in at.
         """
         self.check_sites()
+        self._warn_of_the_last()
         if self.dense:
             self.passes.put(tuple(_everything(pixels, g) for g in self._grids(grid)))
             if not self.steps:
@@ -159,6 +167,21 @@ class HostState:
     # as torch.compiler.assume_constant_result, which would load the compiler: it looks once, while
     # the graph is made; where a module is replaced later, the guards make it anew
     _gone._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _warn_of_the_last(self) -> None:
+        """Say once that the pass before came by no cut, whose end is not known by itself."""
+        if self.passes.went_by() and not self._warned:
+            self._warned = True
+            warnings.warn(PASSED_BY, PaprWarning, stacklevel=2)
+
+    def check_taken(self, stage: int = 0) -> None:
+        """Raise PrunedModelError where the pass under way has come by the cuts of a stage."""
+        if torch.compiler.is_compiling():
+            return
+        record = self.passes.under_way()
+        part = record[stage] if record else None
+        if part is not None and not self.passes.is_taken(part):
+            raise PrunedModelError(PASSED_BY)
 
     def raw_scores(self, pixels: Tensor, entry: nn.Module) -> Tensor:
         """What the proposal finds in pixels, (B, h, w), checked; arguments as of `look`."""
@@ -239,6 +262,7 @@ class HostState:
         part = record[stage] if record else None
         if part is None:
             raise self._why(record)
+        self.passes.take(part)
         if not again and not self.steps:
             self.passes.finish()
         indices, scores, grid, _ = part
@@ -320,7 +344,11 @@ class HostState:
         record = self.passes.last()
         if record is None:
             raise SelectionError("expected a forward pass before its selection, got none yet")
-        return as_selection(record, stage, sources=self.facts.pyramid is None)
+        chosen = as_selection(record, stage, sources=self.facts.pyramid is None)
+        part = next(filter(None, record)) if stage is None else record[stage]
+        if part is not None and not self.passes.is_taken(part):
+            raise SelectionError(PASSED_BY)
+        return chosen
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("config", "proposal", "facts", "steps", "presence")
@@ -379,24 +407,4 @@ def _with_sources(chosen: Selection, notes: Notes) -> Selection:
 
 def _everything(pixels: Tensor, grid: Grid) -> Stage:
     indices = torch.arange(math.prod(grid), device=pixels.device)
-    return indices.expand(pixels.shape[0], -1), None, grid, {}
-
-
-def warn_unknown_statistics(model: nn.Module, proposal: Proposal) -> None:
-    """Say that the host's normalisation is taken to be the proposal's own."""
-    warnings.warn(
-        f"the input mean and std of this {type(model).__name__} are unknown; taking them to be "
-        f"those of the proposal {proposal.name}, mean {proposal.mean} and std {proposal.std}. "
-        f"Pass {_where_statistics_are(model)} to papr.prune if they differ",
-        PaprWarning,
-        stacklevel=4,
-    )
-
-
-def _where_statistics_are(model: nn.Module) -> str:
-    """What a user of the host's library would pass."""
-    library = next((c.__module__.partition(".")[0] for c in type(model).__mro__), "")
-    return {
-        "transformers": "mean=processor.image_mean, std=processor.image_std",
-        "torchvision": "mean=weights.transforms().mean, std=weights.transforms().std",
-    }.get(library, "mean=..., std=...")
+    return indices.expand(pixels.shape[0], -1), None, grid, {"taken": True}
