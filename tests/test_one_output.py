@@ -8,8 +8,10 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from typer.testing import CliRunner
 
 import papr
+from papr.cli import app
 from papr.compare.rivals import rivals
 from papr.errors import ConfigError
 from papr.evaluate import Predictor, drift, evaluate, grid, predict, tune
@@ -143,6 +145,28 @@ def test_directions_of_one_number_are_refused(folder, tmp_path):
         drift(single(), folder, [KEEP], tmp_path, ks=(1,), output=True, batch=5, workers=0)
     with pytest.raises(ConfigError, match="two classes or more"):
         average_views(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("command", ["eval", "sweep", "compare"])
+def test_columns_left_blank_are_those_that_one_number_has(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("papr.named.create", lambda *_, **__: single())
+    asked = [str(folder)] if command == "compare" else ["--data", str(folder), "--workers", "0"]
+    more = {"compare": ["--rounds", "1", "--figures", "0"], "sweep": ["--merge-r", "0"]}
+    done = CliRunner().invoke(
+        app,
+        [
+            *(command, *asked, "--model", "vit_tiny_patch16_224", "--keep", "0.5"),
+            *("--num-classes", "1", "--random-weights", "--out", str(tmp_path / "o")),
+            *more.get(command, []),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    heading = next(li for li in done.output.splitlines() if "GMACs" in li and "speed-up" in li)
+    assert "differs" in heading
+    assert not {"agree", "top-1", "top-5"} & {*heading.split()}
 
 
 def test_a_difference_is_told_in_the_references_spread():

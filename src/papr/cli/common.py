@@ -266,16 +266,26 @@ def speed_table(rows: "Sequence[Row]", unit: str = "image") -> Table:
     return table
 
 
-def shown_shares(named: dict[str, str], row: object, blank: bool) -> dict[str, str]:
+#: Figures of a likeliest class.
+_OF_CLASSES = {"agreement", "top1", "top5"}
+
+
+def shown_shares(
+    named: dict[str, str], row: object, blank: bool, classes: int | None
+) -> dict[str, str]:
     """Which columns of quality a table has: heading -> attribute of its rows.
 
     Args:
         named: all there may be.
         row: the first row, whose attributes are None where there is no such figure.
-        blank: whether random weights leave all of them blank; then the usual ones are shown so.
+        blank: whether random weights leave all of them blank; then those that the host's answers
+            could have are shown so.
+        classes: how many the host tells apart; 1 where it answers one number, None or 0 for none.
     """
     if blank:
-        return {heading: name for heading, name in named.items() if name != "difference"}
+        never = set() if classes == 1 else {"difference"}
+        never |= set() if (classes or 0) > 1 else _OF_CLASSES
+        return {heading: name for heading, name in named.items() if name not in never}
     return {heading: name for heading, name in named.items() if getattr(row, name) is not None}
 
 

@@ -169,7 +169,8 @@ def compare(
         "rows": [row.to_dict() for row in rows],
     }
     with written(json_file, report):
-        out.print(_table(rows, keep, min(batch, album.seen), bool(weighed.random)))
+        classes = _class_count(host)
+        out.print(_table(rows, keep, min(batch, album.seen), bool(weighed.random), classes))
         _explain(rows, found, weighed, rounds, album)
         if figures:
             _draw(found, album, figures, out_dir, weighed)
@@ -253,10 +254,25 @@ class Album:
         return self.pixels([seen for _, seen in items]), labels
 
 
+def _class_count(host: nn.Module) -> int:
+    """How many classes a host tells apart; 1 where it answers one number."""
+    from torch import nn
+
+    from papr.compare.rivals import answers_yes_or_no
+
+    if answers_yes_or_no(host):
+        return 2
+    for told in (host, getattr(host, "config", None)):
+        for name in ("num_classes", "num_labels"):
+            if isinstance(count := getattr(told, name, None), int):
+                return count
+    linear = [module for module in host.modules() if isinstance(module, nn.Linear)]
+    return linear[-1].out_features if linear else 0  # torchvision's classifiers end with it
+
+
 def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
     """Class indices by WordNet ids above, where all have one and the host is ImageNet's."""
-    classes = getattr(host, "num_classes", getattr(getattr(host, "config", None), "num_labels", 0))
-    if classes != 1000:
+    if _class_count(host) != 1000:
         return None
     found = wordnet_above([path.as_posix() for path in paths])
     return None if found is None else dict(zip(paths, found, strict=True))
@@ -278,12 +294,13 @@ def _measure(found: Field, album: Album, batch: int, rounds: int, judged: bool) 
         return measure_field(found, watched(), rounds, _WARMUP, turn, judged)
 
 
-def _table(rows: Sequence[RivalRow], keep: float, batch: int, blank: bool) -> Table:
+def _table(rows: Sequence[RivalRow], keep: float, batch: int, blank: bool, classes: int) -> Table:
     title = f"keep {keep:g}, {counted(rows[0].images, 'image')}; time of batch {batch}"
-    classifies = blank or rows[0].agreement is not None
-    near = "logit cosine" if classifies else "cosine"  # of embeddings where there are no logits
+    near = "logit cosine" if classes else "cosine"  # of embeddings where there are no logits
     shares = {"agree": "agreement", near: "cosine", "differs": "difference", "top-1": "top1"}
-    shares = shown_shares(shares, rows[0], blank)
+    if classes == 1:
+        del shares[near]  # of one number it is a sign
+    shares = shown_shares(shares, rows[0], blank, classes)
     table = Sheet("", "tokens", *shares, "GMACs", "ms/image", "speed-up", title=title)
     wide = out.width >= 90
     for row in rows:

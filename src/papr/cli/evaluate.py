@@ -138,17 +138,24 @@ def evaluate(
         )
     if not first():
         return
-    out.print(results_table(report))
+    from papr.evaluate.answers import class_count
+
+    out.print(results_table(report, class_count(host)))
     _explain(report)
     settle(report.results[0].images, len(report.skipped), strict)
 
 
-def results_table(report: "Report") -> Table:
-    """One line for each contender: what it answers beside what it costs."""
+def results_table(report: "Report", classes: int | None) -> Table:
+    """One line for each contender: what it answers beside what it costs.
+
+    Args:
+        report: of the evaluation.
+        classes: of the host; see `shown_shares`.
+    """
     results = report.results
     known = {"top-1": "top1", "top-5": "top5", "agree": "agreement", "cosine": "cosine"}
     known |= {"differs": "difference"}
-    shares = shown_shares(known, results[0], bool(report.blank))
+    shares = shown_shares(known, results[0], bool(report.blank), classes)
     title = counted(results[0].images, report.unit)
     costs = (gmacs_heading(report), f"{report.unit}s/s", "speed-up", "MB")
     table = Sheet("", *shares, *costs, title=title)

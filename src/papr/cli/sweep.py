@@ -133,6 +133,7 @@ def sweep(
     import torch
 
     from papr.evaluate import prepare_for
+    from papr.evaluate.answers import class_count
     from papr.evaluate.sweep import RS, can_merge, grid
     from papr.evaluate.sweep import sweep as run
 
@@ -166,7 +167,7 @@ def sweep(
     note = f"{model} ({found.report.provenance}), {count}, {device}, torch {torch.__version__}"
     folder, files = Path(found.report.folder), list[Path]()
     with results_first(lambda: files.extend(found.write(folder, note, html))):
-        out.print(table(found))
+        out.print(table(found, class_count(host)))
         explain(found)
     there = ", ".join([*(path.name for path in files), "rows/"])
     print_line(f"written to {folder}: {there}")
@@ -179,11 +180,16 @@ def parse_sizes(text: str) -> list[ProposalSize]:
     return [parse_proposal_size(None if part == "default" else part) for part in parts]
 
 
-def table(found: "Sweep") -> Table:
-    """All points, family by family; the fronts they are on in the last column."""
+def table(found: "Sweep", classes: int | None) -> Table:
+    """All points, family by family; the fronts they are on in the last column.
+
+    Args:
+        found: by the sweep.
+        classes: of the host; see `shown_shares`.
+    """
     results = [point.result for point in found.points]
     shares = {"top-1": "top1", "agree": "agreement", "cosine": "cosine", "differs": "difference"}
-    shares = shown_shares(shares, results[0], bool(found.report.blank))
+    shares = shown_shares(shares, results[0], bool(found.report.blank), classes)
     unit = found.report.unit
     costs = (gmacs_heading(found.report), f"ms/{unit}", "speed-up", "front")
     sheet = Sheet("", *shares, *costs)
