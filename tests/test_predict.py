@@ -23,7 +23,11 @@ from papr.evaluate.ray_engine import _ShardReader
 from papr.evaluate.runs import Folder
 from papr.evaluate.sources import DataError, Item, Source
 from papr.evaluate.stores import Store
+from papr.graft import states
 from papr.images import load_image
+from papr.proposals import clip_nets
+from papr.proposals.checkpoints import to_layout
+from tiny import CASES
 
 SIZE = 64
 
@@ -313,3 +317,21 @@ def test_a_configuration_that_tune_wrote_is_taken_in_place_of_the_options(folder
     assert unpack_mask(row["mask"], row["grid"]).sum() == int(0.3 * 100)
     stored = json.loads((out / "configuration.json").read_text())
     assert stored["pruning"]["proposal_size"] == "input"
+
+
+def test_a_host_pruned_without_a_trace_keeps_its_proposal_whatever_the_file_holds_now(tmp_path):
+    path, case = tmp_path / "net.pyth", CASES["hf_videomae"]
+
+    def write(seed: int) -> None:
+        torch.manual_seed(seed)
+        net = clip_nets.load("x3d_s", pretrained=False).net
+        torch.save({"model_state": to_layout(net.state_dict(), "pytorchvideo")}, path)
+
+    write(0)
+    statistics = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    pruned = papr.prune(case.build(), 0.5, str(path), trace=False, **statistics)
+    proposal = states(pruned)[0].proposal
+    write(1)
+    Predictor(lambda: pruned, None, device="cpu", outputs=["masks"]).load()
+    assert states(pruned)[0].config.trace
+    assert states(pruned)[0].proposal is proposal

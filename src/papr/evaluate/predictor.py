@@ -199,7 +199,8 @@ class Predictor:
                 told = replace(config, mean=mean, std=prepare.std)  # type: ignore[attr-defined]
             host = prune(host, told)
         elif not all(state.config.trace for state in states(host)):  # masks are asked for
-            host = prune(host, traced(states(host)[0].config))
+            state = states(host)[0]  # a checkpoint's file may hold another network by now
+            host = prune(host, replace(traced(state.config), proposal=state.proposal))
         provenance = provenance_of(weights, [host])
         return _Loaded(host, provenance, digest, config, prepare, head, device, dtype, axes)
 
