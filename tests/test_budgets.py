@@ -336,3 +336,14 @@ def test_the_shares_measured_keep_their_target_on_photographs(shared_data):
     for target, share in SHARES.items():
         assert abs(float(budgets(scores, share, target).float().mean()) / 196 - target) < 0.04
         assert abs(fit(scores, target) - share) < 0.05
+
+
+@torch.no_grad()
+def test_a_host_whose_part_was_unpruned_is_refused_in_one_line() -> None:
+    case = DROPPING["hf_vit"]
+    model, x = papr.prune(case.build(), AUTO), varied()
+    case.logits(model, x)
+    papr.unprune(model.vit)
+    with pytest.raises(papr.PrunedModelError, match=r"as papr\.prune left it") as caught:
+        case.logits(model, x)
+    assert "\n" not in str(caught.value)

@@ -211,6 +211,19 @@ def test_attentions_that_the_configuration_asks_for_are_refused(early: bool) -> 
     assert case.logits(model, case.pixels()).isfinite().all()
 
 
+def test_a_block_that_does_not_say_how_wide_its_tokens_are_is_refused_in_one_line() -> None:
+    case = CASES["augreg"]
+    model = case.build()
+    for block in model.blocks:
+        block.norm1, block.norm2 = (nn.LayerNorm(48, elementwise_affine=False) for _ in range(2))
+        for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            linear.bias = None
+    with pytest.raises(UnsupportedModelError, match="expected a parameter of one axis") as caught:
+        case.prune(model, 0.5, **MERGE)
+    assert "\n" not in str(caught.value)
+    assert not papr.is_pruned(model)
+
+
 def test_copies_of_such_a_host_refuse_too() -> None:
     case = CASES["augreg"]
     model = copy.deepcopy(case.prune(case.build(), 0.5, **MERGE))

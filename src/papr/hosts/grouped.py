@@ -146,7 +146,13 @@ def _pixels(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
 def _entry(root: Site) -> Entry:
     """The entry below the root, which knows how the grid follows from the pixels."""
     assert isinstance(root, nn.Module)
-    return next(m for m in root.modules() if isinstance(m, Entry) and isinstance(m, Grafted))
+    found = [m for m in root.modules() if isinstance(m, Entry) and isinstance(m, Grafted)]
+    if not found:
+        raise PrunedModelError(
+            "expected the module where pixels come in as papr.prune left it, got none that is "
+            "pruned (papr.unprune of a part?): papr.prune the whole model again"
+        )
+    return found[0]
 
 
 @_eager

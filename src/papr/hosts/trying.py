@@ -96,7 +96,12 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, _
         for weight in holder.parameters():
             if type(weight) is nn.Parameter and weight.is_floating_point():
                 weight.add_(torch.randn(weight.shape, generator=random) * 0.05)
-        width = next(p.shape[0] for p in block.parameters() if p.ndim == 1)
+        width = next((p.shape[0] for p in block.parameters() if p.ndim == 1), None)
+        if width is None:
+            raise ValueError(
+                "expected a parameter of one axis (of a norm, or a bias), as long as tokens are "
+                "wide, got none"
+            )
         tokens = torch.randn(2, 9, width, generator=random)
         with _called(holder[0]) as before:
             expected = holder[0](tokens)
