@@ -2,8 +2,9 @@
 
 A file's name is cut at its first dot: what stands before is the sample's key, what stands behind
 says which of its files this is ("jpg", "cls", "seg.png"). Names with dots of their own, such as
-IMG.2023.00.jpg, would all be files of one sample then. So where images would fall together they
-are cut at the last dot, each with a key of its own.
+IMG.2023.00.jpg, would all be files of one sample then. So an image is cut at the last dot, with a
+key of its own, where another file of its own stands beside it (1.jpg, 1.cls), or where it is
+numbered and no file (cls) is shared. Other images of one key are views of one sample.
 """
 
 import re
@@ -85,20 +86,26 @@ def _apart(
     key: str, files: dict[str, bytes], column: str | None
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The samples that one key stands for: one, or each image that has a name of its own."""
-    images = [kind for kind in files if _is_image(kind)]
-    if len(images) < 2 or column in files:
-        yield key, files
-        return
-    plain = _plain(images)
-    # Beside a plain image "seg.png" is another view of it, "2023.00.jpg" is another picture.
-    named = [k for k in images if k not in plain and (not plain or re.search(r"\d", _inner(k)))]
-    inners = {_inner(kind) for kind in named}
+    inners = [] if column in files else _names_apart(files)
     rest = {kind: data for kind, data in files.items() if _inner(kind) not in inners}
-    if plain:
+    if not inners or any(map(_is_image, rest)):
         yield key, rest
-    for inner in dict.fromkeys(_inner(kind) for kind in named):
+    for inner in inners:
         own = {k[len(inner) + 1 :]: d for k, d in files.items() if _inner(k) == inner}
         yield f"{key}.{inner}", {k: d for k, d in rest.items() if _is_shared(k)} | own
+
+
+def _names_apart(files: Iterable[str]) -> list[str]:
+    """What stands before the last dot of images that are samples by themselves."""
+    files = list(files)
+    images = [kind for kind in files if _is_image(kind)]
+    plain = _plain(images)
+    told = {_inner(kind) for kind in files if not _is_image(kind)} - {""}
+    shared = any(map(_is_shared, files))
+    # Beside a plain image "mask0.png" is another view of it, "2023.00.jpg" is another picture.
+    numbered = re.compile(r"[\d._-]+" if plain else r".*\d.*")
+    inners = dict.fromkeys(_inner(kind) for kind in images if kind not in plain)
+    return [n for n in inners if n in told or (not shared and numbered.fullmatch(n))]
 
 
 def _plain(images: Sequence[str]) -> list[str]:
