@@ -33,7 +33,7 @@ def test_a_folder_is_read_in_natural_order_and_what_is_none_is_named(tmp_path: P
 
 
 def test_word_net_ids_count_at_any_level(tmp_path: Path) -> None:
-    names = ["n01440764/images/1.png", "deep/n01443537/images/2.png"]
+    names = ["n01440764/images/1.png", "set/n01443537/images/2.png"]
     source = open_source(touch(tmp_path, *names), 1000)
     assert ([source.item(i).label for i in (0, 1)], source.note) == ([0, 1], "")
     assert open_source(touch(tmp_path, "more/images/3.png"), 1000).item(0).label is None
