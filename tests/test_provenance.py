@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import papr
 from papr import hub, named
 from papr.cli import app
+from papr.compare.rivals import answer
 from papr.errors import ConfigError, ProposalError
 from papr.evaluate import Predictor, evaluate, predict
 from papr.proposals import as_proposal
@@ -290,3 +291,27 @@ def test_words() -> None:
     assert said.random == ["proposal b"]
     assert said.note == "random weights: proposal b"
     assert Provenance(own).blank("top-1") == ""
+
+
+@torch.no_grad()
+def test_a_pooler_that_was_never_trained_is_left_out(tmp_path: Path) -> None:
+    """The rest is pretrained, and so is the answer: the class token."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+    )
+    saved = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    saved.save_pretrained(tmp_path)
+    pixels = torch.randn(2, 3, 32, 32)
+    for asked in (False, True):
+        host, weights = named.create_host(str(tmp_path), random_weights=asked)
+        assert weights.kind == "pretrained"
+        found, classifies = answer(host, host(pixels))
+        assert torch.equal(found, saved(pixels).last_hidden_state[:, 0])
+        assert not classifies
+        papr.prune(host, 0.5)(pixels)

@@ -6,6 +6,7 @@ Random weights are the caller's decision: weights that cannot be had are an erro
 import contextlib
 import difflib
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -317,16 +318,36 @@ def _from_hub(
             if random_weights and not Path(name).is_dir():
                 return _without_weights(kind, name), Weights(RANDOM, name, why=ASKED)
             model, found = kind.from_pretrained(name, output_loading_info=True)
+            if _lacks_pooler(model, found):
+                model, found = type(model).from_pretrained(
+                    name, add_pooling_layer=False, output_loading_info=True
+                )
     except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
         way = otherwise if random_weights else f"{FLAG}; {otherwise}"
         raise ConfigError(f"cannot load {name} ({why_not(error)}): {way}") from error
-    lost = sorted(str(key) for key in [*found["missing_keys"], *found["mismatched_keys"]])
+    lost = _lost(found)
     if not lost:
         return model.eval(), Weights(PRETRAINED, name)
     why = f"{name} has none for {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}"
     if not random_weights:
         raise ConfigError(f"expected weights for all of {type(model).__name__}, {why}: {FLAG}")
     return model.eval(), Weights(RANDOM, name, why=why)
+
+
+def _lost(found: Any) -> list[str]:
+    """Weights that a model has and its file lacks, as transformers tells when it loads it."""
+    return sorted(str(key) for key in [*found["missing_keys"], *found["mismatched_keys"]])
+
+
+def _lacks_pooler(model: nn.Module, found: Any) -> bool:
+    """Whether only the pooler's weights are lost, and the model can do without it.
+
+    So it is with models saved from a classifier, or trained without labels: their embedding is the
+    class token's.
+    """
+    lost = _lost(found)
+    optional = "add_pooling_layer" in inspect.signature(type(model)).parameters
+    return optional and bool(lost) and all(key.startswith("pooler.") for key in lost)
 
 
 def _without_weights(kind: Any, name: str) -> nn.Module:
