@@ -12,6 +12,9 @@ from papr.video import LabelError
 
 def read(folder: Path, text: str, classes: object = 1000, name: str = "list.txt"):
     (folder / name).write_text(text, encoding="utf-8")
+    (folder / "x").mkdir(exist_ok=True)
+    for there in ("a b.jpg", "1.jpg", "x/1.jpg", "3 a.jpg"):
+        (folder / there).touch()
     source = open_source(folder / name, classes)
     return [(source.name(i), source.item(i).label) for i in range(source.length)], source.note
 
@@ -32,6 +35,8 @@ TRUSTED = "labels: the list's numbers as they stand"
         'id;image;split;class\n7;a b.jpg;x;1\n8;"c,d.jpg";x;0\n',
         "label\tfile_name\n1\ta b.jpg\n0\tc,d.jpg\n",
         "image label\na b.jpg 1\nc,d.jpg 0\n",
+        'image_id,label\na b.jpg,1\n"c,d.jpg",0\n',
+        'id,breed\na b.jpg,1\n"c,d.jpg",0\n',
     ],
 )
 def test_labels_are_read_whatever_stands_around_them(text: str, tmp_path: Path) -> None:
@@ -46,6 +51,8 @@ def test_names_and_ids_of_classes_are_labels(tmp_path: Path) -> None:
     assert read(tmp_path, ids) == ([("x/1.jpg", 1), ("x/2.jpg", 0)], "")
     names = "1.jpg,Bee\n2.jpg,ant\n"
     assert read(tmp_path, names, ("ant", "bee")) == ([("1.jpg", 1), ("2.jpg", 0)], "")
+    quoted = '1.jpg,"cat, tabby"\n2.jpg,"dog"\n'
+    assert read(tmp_path, quoted, ("dog", "cat, tabby"))[0] == [("1.jpg", 1), ("2.jpg", 0)]
     found, note = read(tmp_path, names, 2)
     assert [label for _, label in found] == [None, None]
     assert note == (
@@ -74,6 +81,12 @@ def test_a_label_may_be_withheld(tmp_path: Path) -> None:
     ]
 
 
+def test_a_list_of_which_no_path_is_there_is_refused(tmp_path: Path) -> None:
+    for text in ("id,label\n7,0\n8,1\n", "no/1.jpg|0\nno/2.jpg|1\n", "no/1.jpg 0\n"):
+        with pytest.raises(LabelError, match=r"none that is there: .* --root says .* a separator"):
+            read(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -82,6 +95,16 @@ def test_a_label_may_be_withheld(tmp_path: Path) -> None:
         ("a.jpg\nb.jpg 2\n", "a path alone in .*, line 2, as in its first line, got 'b.jpg 2'"),
         ("path,label\na.jpg\n", "fields with a comma between them in .*, line 2, as in its header"),
         ("3,a.jpg\n", "a path and then, behind a comma, its class in .*, line 1, got '3,a.jpg'"),
+        (
+            "path,label\na,b.jpg,0\n",
+            "comma between them in .*, line 2, as in its header of 2, got 'a,b.jpg",
+        ),
+        ("photo,boxes\na.jpg,0\n", "a path in .*, line 1, or names of columns, .* among path, fil"),
+        (
+            "a.jpg,0,cat\n",
+            r"a path, a separator \(a tab, .* one class in .*, line 1, got 'a.jpg,0,c",
+        ),
+        ("a.jpg cat\n", r"a path, a separator \(a tab, .* class in .*, line 1, got 'a.jpg cat'"),
         ("path\tlabel\n", "expected lines below the header in .*, none"),
         ("\n \n", "expected lines of a path, or a path and a label, in .*, none"),
         ("\0", "expected lines of text in the list"),

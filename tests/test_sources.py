@@ -120,6 +120,7 @@ def test_lists_name_files_below_their_root(tmp_path: Path) -> None:
     assert [row[2:4] for row in rows(batches)] == [("a b.png", 1), ("c.png", 0)]
     assert [(s.position, s.id) for s in skips(batches)] == [(2, "gone.png")]
     assert "No such file" in skips(batches)[0].reason
+    touch(tmp_path, "c.png")
     assert open_source(tmp_path / "list.txt", 2).item(1).content == tmp_path / "c.png"
     assert source.note == "labels: the list's numbers as they stand"
     beyond = open_source(tmp_path / "list.txt", 1)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from papr.classes import Classes
 from papr.evaluate import folders, huggingface, objects, shards
 from papr.evaluate.huggingface import Name
-from papr.evaluate.lists import LISTS, VIDEO_SUFFIXES, read_list
+from papr.evaluate.lists import LISTS, VIDEO_SUFFIXES, check_there, read_list
 from papr.evaluate.sources import DataError, Source
 from papr.images import SUFFIXES
 from papr.splits import WHOLE, not_by_order, of_split, one_split, split_folders
@@ -154,6 +154,7 @@ def _find_file(
     if kind in LISTS:
         rows = read_list(path)
         start = path.parent if root is None else Path(root)
+        check_there(path, rows, start)
         makers = [
             partial(folders.open_list, path, rows, root=start, clips=videos)
             for videos in (False, True)

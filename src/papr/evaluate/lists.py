@@ -25,11 +25,13 @@ _LABEL = re.compile(r"-?[0-9]+(\.0*)?|n[0-9]{8}")
 #: What columns are called where a list has a header.
 _PATHS = (
     *("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img"),
-    *("video", "video_path", "clip", "name"),
+    *("video", "video_path", "clip", "name", "image_name", "image_file"),
+    *("image_id", "img_id", "video_id", "id"),  # the last: often a number beside a path
 )
 _LABELS = (
     *("label", "labels", "class", "class_id", "class_index", "target", "cls", "y"),
     *("label_id", "label_index", "category", "category_id", "wnid", "synset", "class_name"),
+    *("label_name", "category_name", "breed", "species"),
 )
 
 
@@ -49,8 +51,8 @@ def read_list(path: Path) -> list[Row]:
     either may stand in double quotes. A first line that names columns says which of them count.
 
     Raises:
-        LabelError: the file cannot be read or has no line, or a line is not as the first; the
-            message has its number and the separator.
+        LabelError: the file cannot be read or has no line, a line is not as the first, or its
+            fields may be read in several ways; the message has its number and the separator.
     """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -63,11 +65,34 @@ def read_list(path: Path) -> list[Row]:
         raise LabelError(f"expected lines of a path, or a path and a label, in {path}, none")
     header = _header(lines[0][1])
     if header is not None:
-        return _by_columns(path, lines[1:], *header)
+        return _by_columns(path, lines, *header)
     separator = next((s for s in _SEPARATORS if _labelled(lines[0][1], s)), None)
     if separator is None:
         _check_order(path, *lines[0])
-    return [_row(path, number, line, separator) for number, line in lines]
+    rows = [_row(path, number, line, separator) for number, line in lines]
+    if suffix(rows[0].path) not in _FILES and any(suffix(r.path) in _FILES for r in rows[1:2]):
+        raise LabelError(
+            f"expected a path in {path}, line {rows[0].line}, or names of columns, one of them "
+            f"among {', '.join(_PATHS[:6])} ... and, for labels, {', '.join(_LABELS[:3])} ..., "
+            f"got {lines[0][1][:80]!r}"
+        )
+    return rows
+
+
+def check_there(path: Path, rows: Sequence[Row], root: Path) -> None:
+    """Raise LabelError where no path of a list is there: it is read wrongly, or starts elsewhere.
+
+    Args:
+        path: the list.
+        rows: of it.
+        root: the folder that relative paths start from; one that is none is left to others.
+    """
+    if root.is_dir() and not any((root / row.path).exists() for row in rows):
+        raise LabelError(
+            f"expected paths of files in {path}, got none that is there: {rows[0].path[:80]!r} is "
+            f"not in {root}. --root says where paths start; a separator (a tab, comma, semicolon "
+            f"or space) parts each from its class"
+        )
 
 
 def _check_order(path: Path, number: int, line: str) -> None:
@@ -90,17 +115,35 @@ def _row(path: Path, number: int, line: str, separator: str | None) -> Row:
                 f"expected a path alone in {path}, line {number}, as in its first line, "
                 f"got {line[:80]!r}"
             )
-        return Row(number, _bare(line), None)
+        return Row(number, _whole(path, number, line, _bare(line)), None)
     fields = _split(line, separator)
     if fields is None or not fields[0] or not _is_label(fields[1], separator):
         raise LabelError(
             f"expected a path, {_SEPARATORS[separator]} and a class in {path}, line {number}, as "
             f"in its first line, got {line[:80]!r}"
         )
-    return Row(number, *fields)
+    return Row(number, _whole(path, number, line, fields[0]), fields[1])
+
+
+def _whole(path: Path, number: int, line: str, found: str) -> str:
+    """A path, if it does not end where only its beginning does as the name of a file."""
+    if suffix(found) not in _FILES:
+        for separator in _SEPARATORS:
+            first, between, _ = found.partition(separator)
+            if between and suffix(first) in _FILES:
+                raise LabelError(
+                    f"expected a path alone, or a path, a separator (a tab, comma, semicolon or "
+                    f"space) and one class in {path}, line {number}, got {line[:80]!r}: names of "
+                    f"classes stand behind a tab, comma or semicolon; more columns need a first "
+                    f"line that names them"
+                )
+    return found
 
 
 def _split(line: str, separator: str) -> tuple[str, str] | None:
+    if '"' in line:
+        *parts, last = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        return (separator.join(parts).strip(), last.strip()) if parts else None
     fields = line.rsplit(None if separator == " " else separator, 1)
     return (_bare(fields[0]), _bare(fields[1])) if len(fields) == 2 else None
 
@@ -141,15 +184,18 @@ def _header(line: str) -> tuple[str, int, int | None] | None:
 def _by_columns(
     path: Path, lines: Sequence[tuple[int, str]], separator: str, place: int, label: int | None
 ) -> list[Row]:
-    if not lines:
+    if len(lines) < 2:
         raise LabelError(f"expected lines below the header in {path}, none")
+    (_, header), *rows = lines
+    count = len(next(csv.reader([header], delimiter=separator)))
     found = []
-    for number, line in lines:
+    for number, line in rows:
         fields = next(csv.reader([line], delimiter=separator))
-        if len(fields) <= max(place, label or 0) or not fields[place].strip():
+        if not max(place, label or 0) < len(fields) <= count or not fields[place].strip():
             raise LabelError(
                 f"expected fields with {_SEPARATORS[separator]} between them in {path}, line "
-                f"{number}, as in its header, got {line[:80]!r}"
+                f"{number}, as in its header of {count}, got {line[:80]!r}; a path with one in "
+                f"it stands in double quotes"
             )
         told = None if label is None else _bare(fields[label]) or None
         found.append(Row(number, _bare(fields[place]), told))
