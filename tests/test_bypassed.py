@@ -1,6 +1,7 @@
 """What hangs on modules that papr takes apart acts, or is refused by name: never passed by."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -221,6 +222,33 @@ def test_a_block_that_does_not_say_how_wide_its_tokens_are_is_refused_in_one_lin
     with pytest.raises(UnsupportedModelError, match="expected a parameter of one axis") as caught:
         case.prune(model, 0.5, **MERGE)
     assert "\n" not in str(caught.value)
+    assert not papr.is_pruned(model)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_full_backward_hook"])
+def test_hooks_that_cannot_be_copied_are_no_hindrance_on_a_whole_block(register: str) -> None:
+    class Counter:
+        def __init__(self) -> None:
+            self.lock, self.calls = threading.Lock(), 0
+
+        def count(self, *args: object) -> None:
+            self.calls += 1
+
+    case, counter = CASES["augreg"], Counter()
+    model, x = case.build(), case.pixels()
+    getattr(model.blocks[1], register)(counter.count)
+    case.prune(model, 0.5, **MERGE)
+    assert counter.calls == 0
+    model(x).sum().backward()
+    assert counter.calls == 1
+
+
+def test_blocks_without_weights_in_memory_are_not_tried() -> None:
+    case = CASES["augreg"]
+    model = case.build().to("meta")
+    with pytest.raises(UnsupportedModelError, match=r"weights in memory .*meta") as caught:
+        case.prune(model, 0.5, **MERGE)
+    assert "leaves" not in str(caught.value)
     assert not papr.is_pruned(model)
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,11 @@ def check_blocks(
 def _try(block: nn.Module, behaviour: type[Grafted], host: str) -> Bypassed:
     """Which modules of a block are taken apart, and which of their parts are not called either."""
     name = f"{host}, of whose blocks ({type(block).__name__})"
+    if any(weight.is_meta for weight in (*block.parameters(), *block.buffers())):
+        raise UnsupportedModelError(
+            f"cannot merge or cut tokens in the blocks of {host}: expected weights in memory to "
+            "try one, got them on the device meta (offloaded, or not loaded yet)"
+        )
     try:
         expected, answer, before, now = _both(block, behaviour)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -90,7 +96,7 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, _
     """
     with neutral():
         random = torch.Generator().manual_seed(0)  # the global state is other threads' too
-        holder = nn.ModuleList([copy.deepcopy(block)]).eval().cpu().float()
+        holder = nn.ModuleList([copy.deepcopy(block, _hooks(block))]).eval().cpu().float()
         ungraft(holder)  # of a host that is pruned anew
         _bare(holder)
         for weight in holder.parameters():
@@ -108,6 +114,12 @@ def _both(block: nn.Module, behaviour: type[Grafted]) -> tuple[Tensor, Tensor, _
         graft(holder, "0", behaviour, None)
         with _called(holder[0]) as now:
             return expected, holder[0](tokens), before, now
+
+
+def _hooks(root: nn.Module) -> dict[int, Any]:
+    """A memo by which a copy has the very same hooks: what they hold may not be copied."""
+    found = [getattr(module, name) for module in root.modules() for name in _HOOKS]
+    return {id(hook): hook for hooks in found for hook in hooks.values()}
 
 
 def _bare(root: nn.Module) -> None:
