@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 import papr
+from papr.hosts import grouped
 from test_budgets import AUTO, varied
 from tiny import TIMM_CASES
 
@@ -45,3 +46,12 @@ def test_a_host_sharded_after_pruning_is_refused_before_its_blocks_run(alone, wh
     with torch.no_grad(), pytest.raises(papr.PrunedModelError, match="sharded by FSDP"):
         model(varied())
     assert not ran
+
+
+def test_passes_look_for_shards_only_where_there_are_other_processes(monkeypatch) -> None:
+    """To look through every module takes longer than a small host."""
+    model, looked = papr.prune(TIMM_CASES["augreg"].build(), AUTO), []
+    monkeypatch.setattr(grouped, "check_unsharded", lambda host: looked.append(host))
+    with torch.no_grad():
+        model(varied())
+    assert not looked
