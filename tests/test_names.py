@@ -86,5 +86,6 @@ def test_controls_are_spelt_out_and_lines_stay_lines(capsys: pytest.CaptureFixtu
     assert printed("x\x1b]0;title\x07") == "x\\x1b]0;title\\x07\n"
     name_left_out([Skipped(0, "a\n[b] :car:\x1b", "no [c]\nimage")], ["d\ne \udcff"])
     lines = capsys.readouterr().err.splitlines()
+    assert lines[2] == "1 left out, no samples by their names, hidden, or papr's own:"
     assert lines[1] == "  a\\n[b] :car:\\x1b: no [c]\\nimage"
     assert lines[3] == "  d\\ne \\xff"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from papr.cli import bars
 from papr.cli.bars import Bar
-from papr.cli.console import Voice
+from papr.cli.console import Voice, shown
 from papr.cli.tables import Sheet
 from papr.config import ProposalSize as ProposalResolution
 from papr.config import Size, check_keep, check_proposal_size, check_size, check_stages
@@ -28,6 +28,7 @@ out = Voice()
 errors = Voice(stderr=True)
 
 _T = TypeVar("_T")
+SHOWN = 10  # of what was left out
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -226,6 +227,24 @@ def print_line(text: str, style: str | None = None, to: Voice = out) -> None:
         to: `out`, or `errors`.
     """
     to.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def name_ignored(names: Sequence[object], what: str, more: str = "...") -> None:
+    """Name the first few of what was left out unread.
+
+    Args:
+        names: of files and folders.
+        what: they would be.
+        more: said where these are not all.
+    """
+    if not names:
+        return
+    text = f"{len(names)} left out, no {what} by their names, hidden, or papr's own:"
+    print_line(text, to=errors)
+    for name in names[:SHOWN]:
+        print_line(f"  {shown(name)}", to=errors)
+    if names[SHOWN:]:
+        print_line(f"  {more}", to=errors)
 
 
 def progress(label: str, counted: bool = True) -> Bar:

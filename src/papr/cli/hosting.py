@@ -11,7 +11,9 @@ import typer
 
 from papr.cli.common import (
     DTYPES,
+    SHOWN,
     errors,
+    name_ignored,
     out,
     parse_dtype,
     parse_merge,
@@ -34,8 +36,6 @@ if TYPE_CHECKING:  # torch and the extra "eval" are for those commands that need
     from papr.evaluate.finding import Found
     from papr.evaluate.loading import Skipped
     from papr.proposals import Proposal
-
-_SHOWN = 10  # of what was left out
 
 DEFAULT_MODEL = "vit_base_patch16_224"
 Model = Annotated[
@@ -384,17 +384,15 @@ def name_left_out(
 
     Args:
         skipped: those that could not be read.
-        ignored: files that are none.
+        ignored: files and folders that are none, hidden, or papr's own.
         rows: what of their rows.
         place: where all of them are named.
     """
+    more = f"... all of them are named in {place}"
     if skipped:
         print_line(f"{counted(len(skipped), 'sample')} could not be read, {rows}:", "red", errors)
-        for sample in skipped[:_SHOWN]:
+        for sample in skipped[:SHOWN]:
             print_line(f"  {shown(sample.id)}: {shown(sample.reason)}", to=errors)
-    if ignored:
-        print_line(f"{counted(len(ignored), 'file')} left out, no images by name:", to=errors)
-        for name in ignored[:_SHOWN]:
-            print_line(f"  {shown(name)}", to=errors)
-    if max(len(skipped), len(ignored)) > _SHOWN:
-        print_line(f"  ... all of them are named in {place}", to=errors)
+    if skipped[SHOWN:]:
+        print_line(f"  {more}", to=errors)
+    name_ignored(ignored, "samples", more)

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import typer
 from PIL import Image
 
-from papr.cli.common import errors, settle
+from papr.cli.common import errors, name_ignored, settle
 from papr.cli.console import shown
 from papr.errors import WriteError
 from papr.files import short, write_image
@@ -19,9 +19,6 @@ from papr.walking import look
 
 _T = TypeVar("_T")
 SUFFIX = "-papr.png"  # of pictures that commands draw: no photograph of the user's is overwritten
-
-
-_SHOWN = 10  # of what was left out
 
 
 def images_of(paths: Sequence[Path], drawn: str = SUFFIX, apart: bool = False) -> list[Path]:
@@ -38,15 +35,7 @@ def images_of(paths: Sequence[Path], drawn: str = SUFFIX, apart: bool = False) -
     if not images:
         raise ImageError(f"expected images, got {own[0]}, which papr drew")
     left_out = [*found.left_out, *(f"{path} (papr drew it)" for path in own)]
-    if left_out:
-        more = ", ..." if left_out[_SHOWN:] else ""
-        text = f"{len(left_out)} left out, no images by their names, hidden, or papr's own: "
-        errors.print(
-            text + ", ".join(map(shown, left_out[:_SHOWN])) + more,
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+    name_ignored(left_out, "images")
     return images
 
 
