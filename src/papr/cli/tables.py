@@ -64,10 +64,6 @@ class Sheet(Table):
         return parts
 
 
-def _text(cell: object, console: Console) -> Text:
-    return cell if isinstance(cell, Text) else console.render_str(str(cell))
-
-
 def _lines(parts: list[Text], width: int) -> list[Text]:
     """A row as lines that fit into the terminal and are broken between figures; words may wrap."""
     lines, line = [], parts[0]

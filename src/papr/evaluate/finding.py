@@ -67,7 +67,7 @@ def find(
             - a folder: of images or videos, in folders by class or not; where there is none, of
               WebDataset shards (.tar), of Parquet files, or what `datasets` saved there;
             - a file: an image, a video, a shard, a .parquet, or a list (.txt, .csv: a path and a
-              class number per line, see `papr.video.read_labels`);
+              class per line, see `papr.evaluate.lists.read_list`);
             - the address of images in object storage, see `papr.evaluate.objects`;
             - shards by a pattern or an address: `shards/{000..009}.tar`, `pipe:...`,
               `https://...`, opened by `webdataset`;
