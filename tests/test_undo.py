@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 import papr
 from papr import graft
 from papr.errors import PrunedModelError, UnsupportedModelError
+from papr.hosts.presence import Presence
 from tiny import CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
@@ -213,6 +214,27 @@ def test_a_failure_in_the_middle_changes_nothing(
         change_what_can_be(lambda: papr.unprune(model))
     assert snapshot(model) == before
     assert papr.is_pruned(model) == pruned
+    assert torch.equal(case.logits(model, x), answer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("again", [0.25, 1.0], ids=["same_sites", "other_sites"])
+def test_a_failure_in_the_last_look_changes_nothing(
+    again: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["torchvision"]
+    model, x = case.prune(case.build()), case.pixels()
+    answer, before = case.logits(model, x), snapshot(model)
+
+    def look(self: Presence) -> None:
+        if self._root is not None:
+            raise Broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Presence, "missing", look)
+        with pytest.raises(Broken):
+            case.prune(model, again)
+    assert snapshot(model) == before
     assert torch.equal(case.logits(model, x), answer)
 
 

@@ -194,16 +194,19 @@ class Grafting:
         """Where the grafts are; of a module that is used in several places, the first."""
         return {place.path for place in self._places}
 
-    def apply(self, state: object) -> None:
-        """Graft, or leave everything as it was."""
+    def apply(self, state: object, look: Callable[[], object]) -> None:
+        """Graft, or leave everything as it was.
+
+        Args:
+            state: of the new grafts.
+            look: what else is to be done with the grafts in place.
+        """
         with _Changes() as changes:
-            if self._same:
-                for place in self._places:
-                    _give(changes, place.module, state, place)
-                return
-            _remove(changes, self.root)
+            if not self._same:
+                _remove(changes, self.root)
             for place in self._places:
-                _put(changes, place, state)
+                (_give if self._same else _put)(changes, place, state)
+            look()
 
 
 def _check_shared(root: nn.Module, places: list[Place]) -> None:
@@ -320,12 +323,12 @@ def _put(changes: _Changes, place: Place, state: object) -> None:
         changes.replace(vars(parent), place.name)
         changes.replace(parent._modules, place.name, module)
     _turn(changes, module, _subclass(place.behaviour, type(module)))
-    _give(changes, module, state, place)
+    _give(changes, place._replace(module=module), state)
 
 
-def _give(changes: _Changes, module: nn.Module | None, state: object, place: Place) -> None:
+def _give(changes: _Changes, place: Place, state: object) -> None:
     for name, value in ((_STATE, state), (_STAGE, place.stage), (_PATH, place.path)):
-        changes.replace(vars(module), name, value)
+        changes.replace(vars(place.module), name, value)
 
 
 def check_removable(root: nn.Module) -> None:

@@ -152,8 +152,8 @@ def prune(
     sites = [Cut(*plan.entry), *_cuts(plan, state)]
     grafting = Grafting(host, sites)
     state.settle(host.get_submodule(plan.entry[0]))  # the last thing that can be refused
-    grafting.apply(state)
     state.presence = _presence(host, [site for site in sites if site.path in grafting.paths])
+    grafting.apply(state, state.presence.missing)
     return model
 
 

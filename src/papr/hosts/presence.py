@@ -43,7 +43,6 @@ class Presence:
         self._entry, self._paths, self._may_end = entry, frozenset(paths), frozenset(may_end)
         self._top = ""  # where the root was below the host that was pruned
         self._forget(root)
-        self.missing()
 
     def _forget(self, root: nn.Module | None = None) -> None:
         self._root: _Ref | None = None if root is None else weakref.ref(root)
