@@ -94,6 +94,8 @@ def test_a_parametrization_on_top_of_a_graft(name: str, path: str) -> None:
     twin = copy.deepcopy(model)
     assert torch.equal(case.logits(twin, x), case.logits(model, x))
     assert papr.selection(twin).indices.shape == (3, case.patches() // 4)
+    compiled = torch.compile(copy.deepcopy(model), backend="eager")  # which has not run before
+    assert case.same(case.logits(compiled, x), case.logits(model, x))
     remove_parametrizations(site, "weight")
     answer = case.logits(papr.unprune(model), x)
     assert (answer - case.logits(dense, x)).abs().max() < 1e-5
@@ -174,6 +176,10 @@ def test_a_module_that_would_be_two_sites_is_refused() -> None:
     ):
         CASES["torchvision"].prune(idle)
     assert snapshot(idle) == before
+    beside = CASES["torchvision"].build()
+    beside.aux = nn.ModuleDict({"x": beside.encoder.dropout})
+    with pytest.raises(UnsupportedModelError, match=r"one that is at aux\.x too"):
+        CASES["torchvision"].prune(beside)
     assert not papr.supported(stages)
     assert papr.supported(numbered)
 
@@ -241,11 +247,12 @@ def test_a_failure_in_the_last_look_changes_nothing(
 def test_a_class_that_allows_no_other_to_derive_is_refused_before_any_change() -> None:
     class Final(nn.Dropout):
         def __init_subclass__(cls) -> None:
-            raise TypeError("Final is final")
+            raise TypeError("Final is final\nfor ever")
 
     model = CASES["torchvision"].build()
     model.encoder.dropout = Final()
     before = snapshot(model)
-    with pytest.raises(UnsupportedModelError, match=r"encoder\.dropout.*Final is final"):
+    with pytest.raises(UnsupportedModelError, match=r"encoder\.dropout.*Final is final") as error:
         CASES["torchvision"].prune(model)
+    assert "\n" not in str(error.value)
     assert snapshot(model) == before

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from papr.errors import MissingSiteError, PrunedModelError, UnsupportedModelError
-from papr.wrappers import has_other_forward, holds_wrapped, on_top, steps, unwrapped
+from papr.errors import MissingSiteError, PrunedModelError, UnsupportedModelError, one_line
+from papr.wrappers import has_other_forward, on_top, steps, unwrapped, wrapped_spots
 
 _STATE = "_papr"
 _STAGE = "_papr_stage"
@@ -215,10 +215,11 @@ def _check_shared(root: nn.Module, places: list[Place]) -> None:
     for place in places:
         if place.module is not None:
             spots.setdefault(id(place.module), set()).add((id(place.parent), place.name))
+    wrapped = wrapped_spots(root)
     for above, parent in root.named_modules():
         for name, module in parent._modules.items():
             spot = (id(parent), name)
-            if spot in spots.get(id(module), {spot}) or holds_wrapped(parent, name):
+            if spot in spots.get(id(module), {spot}) or spot in wrapped:
                 continue
             path = next(place.path for place in places if place.module is module)
             raise UnsupportedModelError(
@@ -251,7 +252,7 @@ def _check_subclass(place: Place) -> None:
     except Exception as error:
         raise UnsupportedModelError(
             f"cannot cut at {place.path}: expected a class to derive another from, got "
-            f"{base.__name__} ({type(error).__name__}: {error})"
+            f"{base.__name__} ({one_line(error)})"
         ) from None
 
 

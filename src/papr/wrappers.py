@@ -28,9 +28,16 @@ def unwrapped(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
-def holds_wrapped(parent: nn.Module, name: str) -> bool:
-    """Whether a wrapper keeps what it stands around under this name, or PEFT a copy of that."""
-    return name in _WRAPPED or isinstance(parent, nn.ModuleDict)
+def wrapped_spots(root: nn.Module) -> set[tuple[int, str]]:
+    """Where wrappers keep what they stand around, and PEFT its copies: ids of holders, names."""
+    found = set()
+    for module in root.modules():
+        children = module._modules
+        found |= {(id(module), name) for name in _WRAPPED if name in children}
+        copies = children.get(_COPIES) if "original_module" in children else None
+        if copies is not None:
+            found |= {(id(copies), name) for name in copies._modules}
+    return found
 
 
 def steps(path: str) -> list[str]:

@@ -369,6 +369,9 @@ class HostState:
         for site in self.presence.copied_before(memo):
             if site._papr is self:  # copied as a part before the host was
                 site._papr = copied
+        for (device, dtype), scorer in self._scorers.items():
+            if scorer is self.scorer:  # under a parametrization no entry of the copy would settle
+                copied.scorer = copied._scorer_on(device, dtype)
         return copied
 
 
