@@ -10,6 +10,7 @@ from papr.classes import NO_CLASSES, UNUSED, Classes, count_of, match_names, wor
 from papr.errors import one_line
 from papr.images import SUFFIXES
 from papr.video import LabelError
+from papr.video.labels import bare
 from papr.walking import suffix
 from papr.words import counted
 
@@ -101,7 +102,7 @@ def _check_order(path: Path, number: int, line: str) -> None:
         first, _, rest = line.partition(separator)
         if separator == " ":  # many names begin with a number and a space
             return
-        if _LABEL.fullmatch(_bare(first)) and rest and not (path.parent / line).exists():
+        if _LABEL.fullmatch(bare(first)) and rest and not (path.parent / line).exists():
             raise LabelError(
                 f"expected a path and then, behind {name}, its class in {path}, line {number}, "
                 f"got {line[:80]!r}: turn them round, or name the columns in a first line"
@@ -115,7 +116,7 @@ def _row(path: Path, number: int, line: str, separator: str | None) -> Row:
                 f"expected a path alone in {path}, line {number}, as in its first line, "
                 f"got {line[:80]!r}"
             )
-        return Row(number, _whole(path, number, line, _bare(line)), None)
+        return Row(number, _whole(path, number, line, bare(line)), None)
     fields = _split(line, separator)
     if fields is None or not fields[0] or not _is_label(fields[1], separator):
         raise LabelError(
@@ -145,14 +146,7 @@ def _split(line: str, separator: str) -> tuple[str, str] | None:
         *parts, last = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
         return (separator.join(parts).strip(), last.strip()) if parts else None
     fields = line.rsplit(None if separator == " " else separator, 1)
-    return (_bare(fields[0]), _bare(fields[1])) if len(fields) == 2 else None
-
-
-def _bare(field: str) -> str:
-    field = field.strip()
-    if len(field) > 1 and field[0] == field[-1] == '"':
-        field = field[1:-1].replace('""', '"')
-    return field
+    return (bare(fields[0]), bare(fields[1])) if len(fields) == 2 else None
 
 
 def _labelled(line: str, separator: str) -> bool:
@@ -170,10 +164,10 @@ def _is_label(text: str, separator: str) -> bool:
 
 def _header(line: str) -> tuple[str, int, int | None] | None:
     """The separator and the columns of the path and the label, where the first line names them."""
-    if _bare(line).lower() in _PATHS:
+    if bare(line).lower() in _PATHS:
         return "\t", 0, None
     for separator in _SEPARATORS:
-        names = [_bare(field).lower() for field in line.split(separator)]
+        names = [bare(field).lower() for field in line.split(separator)]
         place = next((names.index(name) for name in _PATHS if name in names), None)
         label = next((names.index(name) for name in _LABELS if name in names), None)
         if place is not None and (label is not None or (len(names) > 1 and separator != " ")):
@@ -197,8 +191,8 @@ def _by_columns(
                 f"{number}, as in its header of {count}, got {line[:80]!r}; a path with one in "
                 f"it stands in double quotes"
             )
-        told = None if label is None else _bare(fields[label]) or None
-        found.append(Row(number, _bare(fields[place]), told))
+        told = None if label is None else bare(fields[label]) or None
+        found.append(Row(number, bare(fields[place]), told))
     return found
 
 

@@ -65,12 +65,12 @@ def _split(line: str, separator: str) -> tuple[str, int] | None:
     fields = line.rsplit(None if separator == " " else separator, 1)
     if len(fields) != 2:
         return None
-    clip, label = (_bare(field) for field in fields)
+    clip, label = (bare(field) for field in fields)
     number = _NUMBER.fullmatch(label)
     return (clip, int(number[1])) if clip and number else None
 
 
-def _bare(field: str) -> str:
+def bare(field: str) -> str:
     """A field without the double quotes that it may stand in."""
     field = field.strip()
     if len(field) > 1 and field[0] == field[-1] == '"':
