@@ -16,6 +16,7 @@ pytest.importorskip("pyarrow")
 
 import papr
 from papr.cli import app
+from papr.errors import ConfigError
 from papr.evaluate import drift
 from papr.evaluate import nearest as pieces
 from papr.evaluate.drift import Column, Drift
@@ -303,3 +304,28 @@ def test_a_tower_of_transformers_without_a_classifier_is_embedded(folder, tmp_pa
     found = drift(model, folder, [0.5], tmp_path / "out", ks=(2,), workers=0)
     assert found.width == 32
     assert found.columns[0].least < 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--limit", "4"], "expected more than 10 images for recall@10, got 4"),
+        (["--k", "1,31"], "expected more than 31 images for recall@31, got 31"),
+        (["--k", "0"], r"expected k >= 1, got \[0\]"),
+        (["--target-recall", "2"], "expected 0 < target < 1, got 2"),
+    ],
+)
+def test_too_few_images_are_named_before_a_model_is_made(more, message, folder, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a model was made")
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", refuse)
+    found = CliRunner().invoke(app, ["drift", "--data", str(folder), *more])
+    with pytest.raises(ConfigError, match=message):
+        raise found.exception
+
+
+def test_too_few_images_are_named_before_any_is_embedded(folder, tmp_path):
+    with pytest.raises(ConfigError, match="more than 40 images for recall@40, got 31"):
+        drift(host(), folder, [0.5], tmp_path / "out", ks=(40,), workers=0)
+    assert not (tmp_path / "out" / "rows").exists()

@@ -97,6 +97,9 @@ def test_one_of_two_image_columns_is_chosen(library, tmp_path: Path) -> None:
     assert levels(open_source(tmp_path / "two.parquet", 3, image_column="png")) == [1.0]
     with pytest.raises(DataError, match=r"among the columns of images, jpg, png, got 'mask'"):
         open_source(tmp_path / "two.parquet", 3, image_column="mask")
+    with pytest.raises(DataError, match=r"that --image-column names, got columns photo"):
+        open_source(table(tmp_path / "odd.parquet", 1, "photo"), 3)
+    assert levels(open_source(tmp_path / "odd.parquet", 3, image_column="photo")) == [1.0]
     cells = {name: [{"bytes": png(n), "path": None}] for n, name in enumerate(("mask", "img"))}
     features = library.Features({name: library.Image() for name in cells})
     library.Dataset.from_dict(cells, features=features).save_to_disk(tmp_path / "saved")

@@ -121,8 +121,12 @@ def drift(
     )
     from papr.evaluate import drift as run
     from papr.evaluate import prepare_for
+    from papr.evaluate.drift import check_count, check_search
 
+    ks = check_search(parse_list(k, int, "--k"), queries, target_recall)
     samples = find_data(data, root, image_column)
+    if not random_weights:  # which search nothing
+        check_count(limit if samples.most is None else min(samples.most, limit or samples.most), ks)
     configs = with_proposals(configs, random_weights)
     host, weights = make_host(model, device, dtype, checkpoint, num_classes, random_weights)
     source = open_data(host, samples, limit)
@@ -137,7 +141,7 @@ def drift(
             weights=weights,
             prepare=prepare_for(host, model, views),
             output=embedding == "output",
-            ks=parse_list(k, int, "--k"),
+            ks=ks,
             queries=queries,
             target=target_recall,
             batch=batch,

@@ -242,7 +242,7 @@ def drift(
         DataError: nothing that can be read is in `data`.
         UnsupportedModelError: the host cannot be pruned.
     """
-    ks = _check(ks, queries, target)
+    ks = check_search(ks, queries, target)
     folder = None if out is None else folder_of(out)
     if not isinstance(data, Source):
         data = open_for(host, data)
@@ -252,6 +252,8 @@ def drift(
         raise ConfigError("expected a configuration that prunes, got none: keep below 1")
     weight = next(host.parameters())
     provenance = provenance_of(weights, [contender.model for contender in found])
+    if not provenance.random:
+        check_count(data.length, ks)
     keys, configuration = describe(host, name, prepare, found, provenance)
     plan = make_plan(data, batch or usual_batch(weight.is_cuda, prepare), part)
     configuration |= {"embedding": "output" if output else "classifier input"}
@@ -292,7 +294,12 @@ def drift(
         return ranks.first_does(finish)
 
 
-def _check(ks: Sequence[int], queries: int, target: float) -> list[int]:
+def check_search(ks: Sequence[int], queries: int, target: float) -> list[int]:
+    """The k of recall@k in order; see `drift`.
+
+    Raises:
+        ConfigError: one of these is out of range.
+    """
     if not ks or min(ks) < 1:
         raise ConfigError(f"expected k >= 1, got {list(ks)}")
     if queries < 2:
@@ -313,7 +320,8 @@ def _figures(
         dense, *others = _arrays(folder, list(names), Path(place))
         if not queries:
             return {"images": len(dense), "queries": 0, "width": dense.shape[1], "columns": []}
-        _check_count(dense, ks, folder)
+        skipped = folder.skipped()
+        check_count(len(dense), ks, f": {skipped[0].reason}" if skipped else "")
         asked = torch.tensor(spread(queries, len(dense)))
         truth = [_search(dense, dense, rows, max(ks), device) for rows in asked.split(_CHUNK)]
         columns = [
@@ -336,13 +344,20 @@ def _search(
     return search(index, asked, rows.to(device), count)
 
 
-def _check_count(dense: Any, ks: Sequence[int], folder: Folder) -> None:
-    if len(dense) <= max(ks):
-        skipped = folder.skipped()
-        why = f": {skipped[0].reason}" if skipped else ""
+def check_count(count: int | None, ks: Sequence[int], why: str = "") -> None:
+    """Refuse fewer images than an index needs that is searched for so many.
+
+    Args:
+        count: of images; None where it is not known yet.
+        ks: of recall@k.
+        why: no more could be read, for the message.
+
+    Raises:
+        ConfigError: there are no more than the largest k.
+    """
+    if count is not None and count <= max(ks):
         raise ConfigError(
-            f"expected more than {counted(max(ks), 'image')} for recall@{max(ks)}, "
-            f"got {len(dense)}{why}"
+            f"expected more than {counted(max(ks), 'image')} for recall@{max(ks)}, got {count}{why}"
         )
 
 

@@ -33,6 +33,12 @@ class Found:
     images: Maker | None = None
     videos: Maker | None = None
 
+    @property
+    def most(self) -> int | None:
+        """How many samples a host finds at most; None where that is not known."""
+        counts = [make(None).length for make in (self.images, self.videos) if make is not None]
+        return max(counts, key=lambda count: count or 0) if all(counts) else None
+
     def open(self, classes: Classes, clips: bool = False) -> Source:
         """The samples for a host.
 

@@ -237,7 +237,10 @@ def _image_column(features: Any, column: str | None) -> str:
             )
         return column
     if not named:
-        raise DataError(f"expected a column of images, got columns {', '.join(features)}")
+        raise DataError(
+            f"expected a column of images, or one of files that --image-column names, got columns "
+            f"{', '.join(features)}"
+        )
     usual = [name for name in _IMAGES[:2] if name in named]
     if len(named) > 1 and not usual:
         raise DataError(
