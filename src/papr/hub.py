@@ -44,7 +44,7 @@ def create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
     random = not pretrained and not kwargs.get("checkpoint_path")
     online = patient_only_online() if pretrained else contextlib.nullcontext()
-    with neutral(restores=not random), online:
+    with online, neutral(restores=not random):  # whether the hub answers is asked before
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
     return model
 
