@@ -9,8 +9,8 @@ from papr.errors import PrunedModelError
 from papr.graft import states
 from papr.hosts import find_plan
 from papr.hosts.state import HostState, as_selection
-from papr.pruning import unwrap
 from papr.selecting import check_fill, fill_pruned
+from papr.wrappers import unwrap
 
 
 class Features(NamedTuple):

@@ -20,6 +20,7 @@ from papr.hosts.trying import check_blocks
 from papr.later import Merge, Recut, Step, steps
 from papr.proposals import Proposal, as_proposal
 from papr.selecting import BudgetedSelection, Selection
+from papr.wrappers import unwrap
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -362,17 +363,3 @@ def supported(model: nn.Module) -> Support:
     except PaprError as error:
         return Support(False, reason=str(error))
     return Support(True, family=plan.family)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's and the data-parallel wrappers."""
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"expected an nn.Module, got {type(model).__name__}")
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, wrappers):
-            model = model.module
-        else:
-            return model

@@ -8,8 +8,25 @@ from collections.abc import Iterator
 
 from torch import nn
 
-_WRAPPED = ("base_layer", "original_module", "_checkpoint_wrapped_module", "_orig_mod")
+from papr.errors import UnsupportedModelError
+
+_COMPILED = "_orig_mod"  # what torch.compile stands around
+_WRAPPED = ("base_layer", "original_module", "_checkpoint_wrapped_module", _COMPILED)
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _COPIES = "modules_to_save"  # PEFT's, one for each adapter, beside original_module
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and the data-parallel wrappers."""
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"expected an nn.Module, got {type(model).__name__}")
+    while True:
+        if isinstance(model, _PARALLEL):
+            model = model.module
+        elif _COMPILED in model._modules:
+            model = model.get_submodule(_COMPILED)
+        else:
+            return model
 
 
 def unwrapped(module: nn.Module) -> list[nn.Module]:

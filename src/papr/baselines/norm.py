@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from papr.baselines.scores import Scores
 from papr.hosts import find_plan
 from papr.hosts.overhear import patches, prepare_patches, prepare_tokens, tokens
-from papr.pruning import unprune, unwrap
+from papr.pruning import unprune
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 
 def norm_scores(host: nn.Module, **options: Any) -> Scores:

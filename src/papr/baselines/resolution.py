@@ -10,8 +10,9 @@ from papr.errors import PaprError, UnsupportedModelError, one_line
 from papr.hosts import Plan, find_plan
 from papr.hosts.overhear import Patches, patches, prepare_patches
 from papr.proposals.scorers import resize
-from papr.pruning import unprune, unwrap
+from papr.pruning import unprune
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 
 class LowerResolution(nn.Module):

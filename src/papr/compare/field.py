@@ -25,9 +25,10 @@ from papr.hosts import Plan, find_plan
 from papr.hosts.overhear import Patches, patches, prepare_patches
 from papr.later import Merge, Recut
 from papr.measure import count_macs
-from papr.pruning import prune, selection, unprune, unwrap
+from papr.pruning import prune, selection, unprune
 from papr.selecting import Selection, kept_count
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 DENSE, PAPR = "dense", "papr"
 #: The block in which EViT first drops tokens, of 12 (Liang et al., ICLR 2022, Sec. 4).

@@ -22,9 +22,10 @@ from papr.graft import states
 from papr.hosts import find_plan
 from papr.hosts.overhear import patches, prepare_patches
 from papr.measure import Difference, count_macs, interleave
-from papr.pruning import selection, unwrap
+from papr.pruning import selection
 from papr.significance import describe
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 Batch = tuple[Tensor, Tensor | None]
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from papr.measure import count_macs, interleave, peak_memory
-from papr.pruning import prune, unprune, unwrap
+from papr.pruning import prune, unprune
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 #: The least speed-up that is worth the patches it costs.
 PAYS = 1.05

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from papr.baselines.resolution import LowerResolution
 from papr.compare.rivals import answer, answers_yes_or_no
-from papr.pruning import unwrap
+from papr.wrappers import unwrap
 
 
 class Answers(NamedTuple):

@@ -19,8 +19,9 @@ from papr.later import Merge, Recut
 from papr.proposals import Proposal, as_proposal
 from papr.proposals.clip_nets import is_checkpoint
 from papr.provenance import Provenance, Weights
-from papr.pruning import prune, selection, unprune, unwrap
+from papr.pruning import prune, selection, unprune
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 DENSE = "dense"
 

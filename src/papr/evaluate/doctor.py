@@ -38,9 +38,10 @@ from papr.graft import states
 from papr.hosts.inputs import pixel_shape
 from papr.images import load_image
 from papr.measure import interleave, quartiles
-from papr.pruning import Support, prune, supported, unprune, unwrap
+from papr.pruning import Support, prune, supported, unprune
 from papr.twins import twin
 from papr.words import counted
+from papr.wrappers import unwrap
 
 KEEPS = (0.7, 0.5, 0.3)
 BATCHES = {"cpu": (1, 8), "cuda": (1, 32, 128), "mps": (1, 16)}

@@ -28,9 +28,10 @@ from papr.measure import pareto
 from papr.plots import Line, Panel, Spot, draw_html, draw_png
 from papr.proposals import as_proposal
 from papr.provenance import GIVEN, KEY, Weights
-from papr.pruning import prune, unprune, unwrap
+from papr.pruning import prune, unprune
 from papr.twins import twin
 from papr.walking import PLOT, TABLE
+from papr.wrappers import unwrap
 
 PAPR = "papr"
 #: What a front is drawn over, and the headings of the axes.

@@ -26,9 +26,10 @@ from papr.later import Merge
 from papr.measure import count_macs
 from papr.proposals import as_proposal
 from papr.provenance import GIVEN, KEY, Provenance, Weights
-from papr.pruning import unprune, unwrap
+from papr.pruning import unprune
 from papr.twins import twin
 from papr.words import counted
+from papr.wrappers import unwrap
 
 #: Resolutions of the proposal that are tried unless told otherwise; None is its own.
 SIZES = (None, 96)

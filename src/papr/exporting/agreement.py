@@ -16,7 +16,7 @@ from papr.errors import ConfigError, ExportError
 from papr.exporting.plain import Plain, first_line, place, plain
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
-from papr.pruning import unwrap
+from papr.wrappers import unwrap
 
 #: Batch sizes an exported file is run at.
 BATCHES = (1, 3, 8)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from papr.errors import ExportError, one_line
 from papr.proposals.scorers import floating_weight
-from papr.pruning import unwrap
 from papr.significance import describe
 from papr.twins import twin
+from papr.wrappers import unwrap
 
 #: Of an output with several fields, the first of these groups that is there is what leaves.
 _WANTED = (("logits",), ("image_embeds",), ("last_hidden_state", "pooler_output"))

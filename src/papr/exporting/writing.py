@@ -26,7 +26,8 @@ from papr.files import atomic
 from papr.graft import states
 from papr.hosts.inputs import pixel_shape
 from papr.provenance import GIVEN, KEY, NOBODY, Provenance, Weights
-from papr.pruning import selection, unwrap
+from papr.pruning import selection
+from papr.wrappers import unwrap
 
 SUFFIXES = {".onnx": "onnx", ".pt2": "torch"}
 
