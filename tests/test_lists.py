@@ -36,6 +36,7 @@ TRUSTED = "labels: the list's numbers as they stand"
         "label\tfile_name\n1\ta b.jpg\n0\tc,d.jpg\n",
         "image label\na b.jpg 1\nc,d.jpg 0\n",
         'image_id,label\na b.jpg,1\n"c,d.jpg",0\n',
+        'Filename,ClassId\na b.jpg,1\n"c,d.jpg",0\n',
         'id,breed\na b.jpg,1\n"c,d.jpg",0\n',
     ],
 )

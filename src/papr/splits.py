@@ -94,7 +94,8 @@ def one_split(splits: Iterable[str], wanted: str | None, place: object, whole: b
     told = sorted(filter(None, names), key=lambda name: not word_of(name))
     listed = ", ".join(told[:_TOLD]) + (", ..." if told[_TOLD:] else "")
     rest = " and files of none" if "" in names else ""
-    as_in = f", as in {place}:{told[-1]}" if told else ""
+    such = [name for name in told if word_of(name)] or told
+    as_in = f", as in {place}:{such[-1]}" if such else ""
     joined = f" or {WHOLE} of them" if whole else ""
     raise DataError(
         f"expected a split of {place} among {listed or 'none'}{rest}{joined}{as_in}, "

@@ -164,15 +164,21 @@ def _is_label(text: str, separator: str) -> bool:
 
 def _header(line: str) -> tuple[str, int, int | None] | None:
     """The separator and the columns of the path and the label, where the first line names them."""
-    if bare(line).lower() in _PATHS:
+    paths, labels = ([_plain(name) for name in known] for known in (_PATHS, _LABELS))
+    if _plain(line) in paths:
         return "\t", 0, None
     for separator in _SEPARATORS:
-        names = [bare(field).lower() for field in line.split(separator)]
-        place = next((names.index(name) for name in _PATHS if name in names), None)
-        label = next((names.index(name) for name in _LABELS if name in names), None)
+        names = [_plain(field) for field in line.split(separator)]
+        place = next((names.index(name) for name in paths if name in names), None)
+        label = next((names.index(name) for name in labels if name in names), None)
         if place is not None and (label is not None or (len(names) > 1 and separator != " ")):
             return separator, place, label
     return None
+
+
+def _plain(name: str) -> str:
+    """A column's name whatever its case, and however its words are parted: Class ID, class_id."""
+    return re.sub(r"[ _-]", "", bare(name).lower())
 
 
 def _by_columns(
