@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
 import papr
 from conftest import DEVICE
@@ -146,18 +147,27 @@ def test_no_recompilation_over_ten_batches(case, backend: CountingBackend) -> No
     assert backend.graphs == 1
 
 
+#: Of a host, sizes that its patches fill and sizes that they do not.
+SIZES = {
+    "dynamic_padded": [(64, 64), (96, 64), (88, 72)],
+    "convnext": [(65, 65), (67, 66), (72, 76), (70, 73), (96, 64)],
+}
+
+
 @torch.no_grad()
-def test_other_sizes_recompile_no_more_than_dense() -> None:
+@pytest.mark.parametrize("name", list(SIZES))
+def test_other_sizes_recompile_no_more_than_dense(name: str) -> None:
     """Batches and image sizes that change: as many graphs as the dense host needs."""
     graphs = []
     for keep in (1.0, 0.5):
         torch._dynamo.reset()
         backend = CountingBackend()
-        model = CASES["dynamic_padded"].build(depth=1)
+        model = CASES[name].build(**({"depth": 1} if name == "dynamic_padded" else {}))
         if keep < 1:
-            prune(model, keep, proposal_size=32)
+            look = nn.Conv2d(3, 8, 8, stride=8)  # test_proposals.py compiles the embedded one so
+            papr.prune(model, keep, proposal=look, proposal_size=32)
         compiled = torch.compile(model, fullgraph=True, backend=backend)
-        for height, width in ((64, 64), (96, 64), (88, 72)):
+        for height, width in SIZES[name]:
             for batch in (2, 3):
                 x = torch.randn(batch, 3, height, width, device=DEVICE)
                 assert (compiled(x) - model(x)).abs().max() < 1e-5

@@ -168,9 +168,13 @@ def is_pixels(pixels: object, axes: int) -> bool:
 def cover(pixels: Tensor, area: tuple[int, int]) -> Tensor:
     """Cut or zero-pad at the bottom and right, as patch embeddings do, to the area of the grid."""
     height, width = pixels.shape[-2:]
-    if area == (height, width):
+    if not torch.compiler.is_compiling() and area == (height, width):
         return pixels
-    return F.pad(pixels, (0, area[1] - width, 0, area[0] - height))
+    # Compiled code is not asked whether the two are equal: each answer would be another graph.
+    covered = pixels[..., : area[0], : area[1]]
+    if area[0] > height or area[1] > width:
+        covered = F.pad(covered, (0, max(0, area[1] - width), 0, max(0, area[0] - height)))
+    return covered
 
 
 def as_module(site: Site) -> nn.Module:
