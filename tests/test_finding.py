@@ -133,7 +133,7 @@ def test_what_was_taken_is_recorded_and_said(tmp_path: Path) -> None:
     assert stored["data"]["classes"] == {"ant": 0, "bee": 1, "cat": 2}
     assert report.note == "labels: folders in sorted order"
     said = in_short(open_source(root, 3))
-    assert said == "4 images; class of each folder: ant 0, bee 1, cat 2"
+    assert said == "4 images; folders as classes: ant 0, bee 1, cat 2"
     deep = open_source(touch(tmp_path / "deep", "x/n01440764/1.png", "x/n01443537/2.png"), 1000)
     assert deep.about["classes"] == {"x/n01440764": 0, "x/n01443537": 1}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from papr.cli.common import doing, out, print_line, progress, speed_table
+from papr.cli.common import advise, doing, out, print_line, progress, speed_table
 from papr.cli.hosting import DEFAULT_MODEL, OutFolder, Rounds, TimedBatch
 from papr.cli.tables import Sheet
 from papr.environment import describe_device
@@ -88,6 +88,7 @@ def demo(
             std=prepare.std,
         )
     out.print(speed_table(rows))
+    advise(rows)
     out.print(
         f"{describe_device(torch.device('cpu'))}; dense and pruned in turns, medians of "
         f"{counted(rounds, 'round')} (quartiles), the proposal's time included."

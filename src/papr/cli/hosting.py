@@ -342,8 +342,8 @@ def in_short(source: "Source") -> str:
         parts.append(f"images from {shown(column)}")
     if classes := source.about.get("classes"):
         some = ", ".join(f"{shown(name)} {label}" for name, label in islice(classes.items(), 3))
-        more = f", ... {len(classes)} in all" if len(classes) > 3 else ""
-        parts.append(f"class of each folder: {some}{more}")
+        more = f", ... of {len(classes)} folders" if len(classes) > 3 else ""
+        parts.append(f"folders as classes: {some}{more}")
     return "; ".join(parts)
 
 

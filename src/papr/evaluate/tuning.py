@@ -221,8 +221,8 @@ def tune(
     judged = not any(one.random for one in (weights, *looked))
     if not judged and goal.kind != SPEEDUP:
         raise ConfigError(
-            f"expected a target speed-up with random weights, whose {goal.kind} means nothing, got "
-            f"a target {goal.kind} of {goal.target:g}"
+            "expected a target speed-up (--target-speedup, target_speedup=) with random weights, "
+            f"whose answers mean nothing, got a target {goal.kind} of {goal.target:g}"
         )
     if not isinstance(data, Source):
         data = open_for(host, data)
