@@ -67,7 +67,7 @@ class TestWithoutWeights:
         [
             ["predict", "--data", "DATA", *RUN],
             ["eval", "--data", "DATA", *RUN],
-            ["drift", "--data", "DATA", *RUN],
+            ["drift", "--data", "DATA", *RUN, "--k", "1"],
             ["tune", "--data", "DATA", "--target-speedup", "1.5", *RUN],
             ["sweep", "--data", "DATA", *RUN],
             ["compare", "DATA", "--model", HOST],
