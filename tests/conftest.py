@@ -3,6 +3,7 @@
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,3 +109,13 @@ def photographs(tmp_path: Path) -> Path:
     Image.fromarray(noise[..., 0]).save(folder / "more" / "a.png")
     (folder / "broken.jpg").write_bytes(b"no image")
     return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Hugging Face's `datasets`, with a cache of its own, where no hub can be reached."""
+    datasets = pytest.importorskip("datasets", reason="needs the extra: eval")
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
+    return datasets

@@ -15,15 +15,6 @@ from papr.evaluate.loading import Plan, loader
 from tiny_sources import everything, png, prepare, rows, skips
 
 
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    datasets = pytest.importorskip("datasets", reason="needs the extra: eval")
-    datasets.disable_progress_bars()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
-    return datasets
-
-
 def data_set(library, count: int = 7, names: tuple[str, ...] = ("x", "y", "z"), shift: int = 0):
     images = [{"bytes": png(n), "path": None} for n in range(count)]
     columns = {"id": list(range(count)), "picture": images}

@@ -39,15 +39,6 @@ def levels(source) -> list[float]:
     return [row[-1] for row in rows(everything(source))]
 
 
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    datasets = pytest.importorskip("datasets", reason="needs the extra: eval")
-    datasets.disable_progress_bars()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("papr.hub.reachable", lambda url=None: False)
-    return datasets
-
-
 def table(path: Path, level: int, *columns: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = {c: [png(level + n)] for n, c in enumerate(columns or ("image",))}
