@@ -1,7 +1,6 @@
 """Files appear whole or not at all."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papr.errors import ConfigError, WriteError
-from papr.provenance import KEY, NOBODY, Provenance
+from papr.provenance import KEY, NOBODY, Provenance, digest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,10 +106,10 @@ def short(name: str, taken: Collection[str] = ()) -> str:
         taken: names that it must not be.
     """
     if len(os.fsencode(name)) > _LONGEST:
-        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-        while len(os.fsencode(name)) > _LONGEST - len(digest) - 1:
+        told = digest(os.fsencode(name))[:8]
+        while len(os.fsencode(name)) > _LONGEST - len(told) - 1:
             name = name[:-1]
-        name = f"{name}-{digest}"
+        name = f"{name}-{told}"
     found, number = name, 1
     while found in taken:
         number += 1

@@ -49,7 +49,7 @@ class ImageError(PaprError, ValueError):
     """A file is not an image that can be read."""
 
 
-class Found(NamedTuple):
+class Images(NamedTuple):
     """What `find_images` found.
 
     Attributes:
@@ -61,7 +61,7 @@ class Found(NamedTuple):
     left_out: list[str]
 
 
-def find_images(paths: Sequence[Path]) -> Found:
+def find_images(paths: Sequence[Path]) -> Images:
     """The image files among files and folders, folders searched to the bottom, in order.
 
     Links are followed. Of folders, names with a leading dot are left out, and folders that papr
@@ -70,7 +70,7 @@ def find_images(paths: Sequence[Path]) -> Found:
     Raises:
         ImageError: a path does not exist, a folder holds no image, or links go round in it.
     """
-    found = Found([], [])
+    found = Images([], [])
     for path in paths:
         if path.is_dir():
             try:

@@ -124,11 +124,7 @@ def create_classifier(
 
     if timm.is_model(name):
         return _create_timm(name, checkpoint, classes, random_weights, options)
-    if checkpoint is not None or classes is not None:
-        raise ConfigError(
-            "expected the name of a timm model with a checkpoint or a number of classes, "
-            f"got {name!r}"
-        )
+    _refuse_own(checkpoint, classes, repr(name))
     if name.startswith("torchvision/"):
         return _create_torchvision(name.removeprefix("torchvision/"), random_weights)
     if "/" not in name and not Path(name).is_dir():
@@ -142,6 +138,14 @@ def create_classifier(
 
     kind = transformers.AutoModelForImageClassification
     return _from_hub(kind, name, "or name a timm model", random_weights)
+
+
+def _refuse_own(checkpoint: Path | None, classes: int | None, got: str) -> None:
+    """Refuse what only a model of timm can be given."""
+    if checkpoint is not None or classes is not None:
+        raise ConfigError(
+            f"expected the name of a timm model with a checkpoint or a number of classes, got {got}"
+        )
 
 
 def meant(name: str, known: Sequence[str] | None = None) -> str:
@@ -184,11 +188,7 @@ def create_host(
         ConfigError: as there.
     """
     if takes_clips(name):
-        if checkpoint is not None or classes is not None:
-            raise ConfigError(
-                "expected the name of a timm model with a checkpoint or a number of classes, "
-                f"got the video host {name!r}"
-            )
+        _refuse_own(checkpoint, classes, f"the video host {name!r}")
         return create_video(name, random_weights)
     kinds = _architectures(name)
     if not kinds or any("Classification" in kind for kind in kinds):

@@ -111,7 +111,7 @@ def digest(content: bytes) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """Likewise of a file, however large."""
+    """SHA-256 of a file, in hexadecimal digits; the file is never held whole."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

@@ -5,7 +5,6 @@ layout than timm's: the same tensors in the same order. Lite0 is the embedded pr
 the extra `cam`, judges what it found.
 """
 
-import hashlib
 import importlib.util
 import io
 import pickle
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from papr.ambient import neutral
 from papr.config import DEFAULT_PROPOSAL
 from papr.errors import ProposalError
-from papr.provenance import PRETRAINED, Weights
+from papr.provenance import PRETRAINED, Weights, digest
 
 
 class Wheel(NamedTuple):
@@ -82,10 +81,10 @@ def load_weights(path: Path, name: str = DEFAULT_PROPOSAL) -> dict[str, Tensor]:
         content = path.read_bytes()
     except OSError as error:
         raise ProposalError(f"cannot read the embedded weights {path}: {error.strerror}") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != wheel.sha256:
+    found = digest(content)
+    if found != wheel.sha256:
         raise ProposalError(
-            f"expected SHA-256 {wheel.sha256} for {path}, got {digest}: the file is damaged or "
+            f"expected SHA-256 {wheel.sha256} for {path}, got {found}: the file is damaged or "
             f"replaced; reinstall {wheel.package}"
         )
     try:
