@@ -31,7 +31,7 @@ from papr.environment import pick_device
 from papr.files import atomic
 from papr.images import keep_visible
 from papr.measure import interleave
-from papr.proposals import Proposal, embedded
+from papr.proposals import Proposal, wheels
 from papr.selecting import kept_count, select
 from papr.significance import to_grid
 from papr.twins import twin
@@ -181,7 +181,7 @@ def interval(values: Tensor) -> tuple[float, float, float]:
 @torch.inference_mode()
 def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Significance maps (N, 14, 14) and the proposal's own confidence (N,)."""
-    net = folded(embedded.classifier().to(pixels.device))
+    net = folded(wheels.classifier(wheels.LITE0).to(pixels.device))
     scorer = Proposal().scorer(pixels.device, torch.float32, None, MEAN, STD)
     maps, confidence = [], []
     for images in pixels.split(32):
@@ -194,7 +194,7 @@ def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def judge(pixels: Tensor, labels: Tensor, maps: Tensor, counts: set[int], known: Judged) -> Judged:
     """Show the judge every image at every number of patches that is not known yet."""
-    net = folded(embedded.classifier(name="efficientnet_lite2").to(pixels.device))
+    net = folded(wheels.classifier(wheels.LITE2).to(pixels.device))
     for count in sorted(counts - set(known)):
         logits = [
             net((keep_visible(images, select(scores, count).mask()) - 0.5) / 0.5)

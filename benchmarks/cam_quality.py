@@ -22,7 +22,7 @@ from papr.compare.cams import CamQuality
 from papr.environment import pick_device
 from papr.images import keep_visible
 from papr.measure import spread
-from papr.proposals import Proposal, embedded
+from papr.proposals import Proposal, wheels
 from papr.selecting import kept_count, select
 from papr.significance import to_grid
 
@@ -77,8 +77,8 @@ def main() -> None:
     pixels, labels = (t.to(device) for t in photographs(args.data))
     shown = spread(args.images, len(pixels))
     pixels, labels = pixels[shown], labels[shown]
-    net = embedded.classifier().to(device)
-    judge = folded(embedded.classifier(name="efficientnet_lite2").to(device))
+    net = wheels.classifier(wheels.LITE0).to(device)
+    judge = folded(wheels.classifier(wheels.LITE2).to(device))
 
     # gradients are stopped at the feature map, where they are needed: the same maps, sooner
     cams = {n: cam(n, net) for n in METHODS}

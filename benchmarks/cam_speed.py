@@ -11,14 +11,14 @@ from papr.cli.compare_cam import both_ways, describe
 from papr.compare.cams import time_cams
 from papr.environment import pick_device
 from papr.measure import spread
-from papr.proposals import embedded
+from papr.proposals import wheels
 
 BATCH = 16
 
 
 def rivals(device: object) -> dict[str, Cam]:
     """The methods, those with gradients made cheaper too, and Grad-CAM made dearer."""
-    net = embedded.classifier().to(device)
+    net = wheels.classifier(wheels.LITE0).to(device)
     cams = both_ways({name: cam(name, net, only_last=True) for name in METHODS}, net)
     cams["gradcam, not folded"] = cam("gradcam", net, fold=False)
     return cams

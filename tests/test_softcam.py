@@ -21,7 +21,7 @@ from papr import images
 from papr.baselines import centre_scores
 from papr.cli import app
 from papr.errors import ConfigError, ProposalError
-from papr.proposals import embedded
+from papr.proposals import wheels
 from tiny import CASES, TinyProposal
 
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_the_embedded_network_gets_its_classifier_when_it_is_asked_for() -> None
     assert proposal._head is None
     x = torch.rand(2, 3, 96, 96) * 2 - 1
     found = proposal.scorer(CPU, torch.float32, "input", score="softcam")(x)
-    wanted = map_by_hand(embedded.classifier(), x)
+    wanted = map_by_hand(wheels.classifier(wheels.LITE0), x)
     assert np.abs(found.numpy() - wanted).max() < 1e-3 * np.abs(wanted).max()
     again = pickle.loads(pickle.dumps(proposal))
     assert torch.equal(again.scorer(CPU, torch.float32, "input", score="softcam")(x), found)

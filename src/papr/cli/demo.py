@@ -165,9 +165,9 @@ def _confidence_table(names: list[str], pixels: Tensor, masks: dict[float, Tenso
     import torch
 
     from papr.images import keep_visible
-    from papr.proposals import embedded
+    from papr.proposals import wheels
 
-    classify = embedded.classifier()
+    classify = wheels.classifier(wheels.LITE0)
     views = {"whole": pixels} | {f"keep {k:g}": keep_visible(pixels, m) for k, m in masks.items()}
     with torch.inference_mode():
         answers = [_top1(classify((seen - 0.5) / 0.5)) for seen in views.values()]

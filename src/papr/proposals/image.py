@@ -22,7 +22,7 @@ from papr.config import (
 )
 from papr.errors import ConfigError, ProposalError, one_line
 from papr.hub import create, source_of, why_not
-from papr.proposals import clip_nets, embedded
+from papr.proposals import clip_nets, wheels
 from papr.proposals.clips import REFERENCE_FRAMES, ClipScorer, FramesScorer
 from papr.proposals.folding import cheapen
 from papr.proposals.heads import SoftCam, linear_head
@@ -289,7 +289,7 @@ def as_proposal(source: object, random_weights: bool = False) -> Proposal:
 
 def _downloaded(name: str) -> bool:
     """Whether the weights of a name come from elsewhere."""
-    return name != DEFAULT_PROPOSAL and not clip_nets.is_checkpoint(name)
+    return name not in wheels.WHEELS and not clip_nets.is_checkpoint(name)
 
 
 @functools.lru_cache(maxsize=4)
@@ -312,16 +312,16 @@ def _weights(name: str, pretrained: bool, net: nn.Module) -> Weights:
     """Where the weights of an image network come from."""
     if not pretrained:
         return Weights(RANDOM, name, why=ASKED)
-    if name == DEFAULT_PROPOSAL:
-        return embedded.weights_of(name)
+    if name in wheels.WHEELS:
+        return wheels.weights_of(name)
     return Weights(PRETRAINED, source_of(net, name))
 
 
 def _load(name: str, pretrained: bool, classes: bool = False) -> nn.Module:
     """A named network, with its classifier only where `classes`."""
     options = {} if classes else {"num_classes": 0}
-    if name == DEFAULT_PROPOSAL:
-        net = embedded.classifier(pretrained)
+    if name in wheels.WHEELS:
+        net = wheels.classifier(name, pretrained)
         if classes:
             return net
         net.reset_classifier(0)  # type: ignore[operator]
