@@ -1,9 +1,16 @@
 """How many operations pruning adds to a host's own, the proposal's apart."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from operations import operations
+import papr
+from conftest import DEVICE
+from operations import more, operations
+from papr.selecting import gather
+from tiny import CASES
+
+pytestmark = pytest.mark.filterwarnings("ignore::papr.PaprWarning")
 
 
 def test_what_counts_as_an_operation() -> None:
@@ -18,3 +25,58 @@ def test_what_counts_as_an_operation() -> None:
     assert operations(lambda: x.flatten(0, 1) @ x[0].T) == ["mm"]
     assert operations(lambda: x.sum().item()) == ["sum", "_local_scalar_dense"]
     assert len(operations(lambda: F.dropout(x, 0.5))) == len(operations(lambda: F.dropout(x, 0.5)))
+
+
+#: At most so many more than the dense host, however deep it is. Two of them look on a CPU whether
+#: the scores are finite, one brings the scores to the host's grid, two rank, four take the tokens
+#: (one where there are no prefix tokens); what is above that gathers rotary tables.
+MOST = {
+    "augreg": 9,
+    "dinov2": 9,
+    "gap": 6,
+    "eva": 9,
+    "dinov3": 10,
+    "hf_vit": 9,
+    "hf_dinov2_registers": 9,
+    "hf_dinov3": 11,
+    "hf_siglip": 6,
+    "torchvision": 9,
+    "hf_videomae": 6,
+    "hf_vivit": 9,
+    "hf_vjepa2": 6,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MOST)
+def test_a_cut_costs_a_handful(name: str, dtype: torch.dtype) -> None:
+    """The proposal is a map that is there, so that it costs none; depth and dtype add none."""
+    case = CASES[name]
+    x = case.pixels(2).to(dtype)
+    added = {}
+    for depth in (1, 2):
+        dense = operations(case.logits, case.build(depth=depth).to(dtype), x)
+        for smaller in (0, 1):
+            scores = torch.rand(2, *(side - smaller for side in case.grid()), device=DEVICE)
+            pruned = papr.prune(case.build(depth=depth).to(dtype), 0.5, lambda _, s=scores: s)
+            added[depth, smaller] = more(operations(case.logits, pruned, x), dense)
+    for depth in (1, 2):
+        on_grid, resized = added[depth, 0], added[depth, 1]
+        assert not any("upsample" in name for name in on_grid), "no resize where the grids agree"
+        assert sum("upsample" in name for name in resized) == 1
+        assert not any("copy" in name for name in resized), "nothing is cast"
+        assert sum(on_grid.values()) < sum(resized.values()) <= MOST[name], resized
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_tokens_are_taken_in_one_copy(prefix: int, contiguous: bool) -> None:
+    tokens = torch.randn(3, 7, prefix + 12)
+    tokens = tokens.transpose(1, 2).contiguous() if contiguous else tokens.transpose(1, 2)
+    indices = torch.rand(3, 12).argsort(1)[:, :5]
+    expected = [
+        torch.cat([t[:prefix], t[prefix:][i]]) for t, i in zip(tokens, indices, strict=True)
+    ]
+    assert torch.equal(gather(tokens, indices, prefix), torch.stack(expected))
+    assert gather(tokens, indices, prefix).is_contiguous()
+    assert len(operations(gather, tokens, indices, prefix)) <= (4 if contiguous else 5)

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import papr
 import reference
 from papr.errors import ProposalError
-from papr.significance import channel_mean, to_grid
+from papr.significance import channel_mean, check_scores, to_grid
 
 
 @settings(max_examples=15, deadline=None)
@@ -64,3 +65,24 @@ def test_scores_of_another_rank() -> None:
         to_grid(torch.zeros(1, 2, 3, 3), (4, 4))
     with pytest.raises(ProposalError, match=r"scores \(B, t, h, w\)"):
         to_grid(torch.zeros(1, 3, 3), (2, 4, 4))
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (7, 9), (1, 1), (8, 14, 14), (1, 3, 5)])
+def test_scores_on_the_grid_are_what_the_resize_would_give(grid: tuple[int, ...]) -> None:
+    scores = torch.randn(2, *grid)
+    mode = "bicubic" if len(grid) == 2 else "trilinear"
+    slowly = F.interpolate(scores.unsqueeze(1), size=grid, mode=mode, align_corners=True)
+    assert torch.equal(to_grid(scores, grid), slowly.squeeze(1))
+    assert torch.equal(to_grid(scores.half(), grid), scores.half().float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_finite_scores_whose_sum_is_not(dtype: torch.dtype) -> None:
+    largest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+    scores = torch.full((2, 14, 14), largest, dtype=dtype)
+    check_scores(scores)
+    for bad in ([float("nan")], [float("inf")], [float("-inf")], [float("inf"), float("-inf")]):
+        scores[1, 3, : len(bad)] = torch.tensor(bad)
+        with pytest.raises(ProposalError, match=f"finite scores, got {len(bad)} NaN or infinite"):
+            check_scores(scores)
+        scores[1, 3, : len(bad)] = 0

@@ -244,11 +244,10 @@ def top_indices(scores: Tensor, count: int) -> Tensor:
 
     A stable sort rather than `topk`, which promises nothing about ties.
     """
-    flat = scores.float().flatten(1)
+    flat = scores.flatten(1)
     if torch.onnx.is_in_onnx_export():
-        return _top_indices_without_sort(flat, count)
-    order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
-    return order.sort(dim=1).values
+        return _top_indices_without_sort(flat.float(), count)
+    return _falling(flat)[:, :count].sort(dim=1).values
 
 
 def split_top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -256,11 +255,15 @@ def split_top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Of two equal scores the lower index is among the highest, as in `top_indices`.
     """
-    top = top_indices(scores, count)
-    patches = scores.shape[1]
-    rest = torch.ones_like(scores, dtype=torch.float32).scatter(1, top, 0.0)
-    keys = torch.arange(patches, 0, -1, dtype=torch.float32, device=scores.device)
-    return top, (rest * keys).topk(patches - count, dim=1).indices
+    if torch.onnx.is_in_onnx_export():
+        return _split_top_without_sort(scores, count)
+    order = _falling(scores)
+    return order[:, :count].sort(dim=1).values, order[:, count:].sort(dim=1).values
+
+
+def _falling(scores: Tensor) -> Tensor:
+    """Indices by falling score, (B, N); of two equal scores the lower index first."""
+    return scores.float().sort(dim=1, descending=True, stable=True).indices
 
 
 def _top_indices_without_sort(flat: Tensor, count: int) -> Tensor:
@@ -278,10 +281,19 @@ def _top_indices_without_sort(flat: Tensor, count: int) -> Tensor:
     return (kept * keys).topk(count, dim=1).indices
 
 
+def _split_top_without_sort(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The same for ONNX; see above."""
+    top = _top_indices_without_sort(scores.float(), count)
+    patches = scores.shape[1]
+    rest = torch.ones_like(scores, dtype=torch.float32).scatter(1, top, 0.0)
+    keys = torch.arange(patches, 0, -1, dtype=torch.float32, device=scores.device)
+    return top, (rest * keys).topk(patches - count, dim=1).indices
+
+
 def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:
     """Take prefix tokens and selected patch tokens out of a sequence.
 
-    One gather over both: concatenating the prefix afterwards would copy every kept token twice.
+    By one index over both: concatenating the prefix afterwards would copy every kept token twice.
 
     Args:
         tokens: (B, prefix_tokens + N, C).
@@ -291,10 +303,16 @@ def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:
     Returns:
         (B, prefix_tokens + K, C).
     """
-    if prefix_tokens:
-        prefix = torch.arange(prefix_tokens, device=indices.device).expand(indices.shape[0], -1)
-        indices = torch.cat([prefix, indices + prefix_tokens], dim=1)
-    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    batch, count, channels = tokens.shape
+    if prefix_tokens == 0 and tokens.is_contiguous():
+        return take_rows(tokens, indices)
+    if prefix_tokens == 0:  # as a convolution leaves them: rows that lie apart anyway
+        return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, channels))
+    rows = torch.arange(batch * count, device=indices.device).view(batch, count)
+    prefix, first = rows[:, :prefix_tokens], rows[:, prefix_tokens : prefix_tokens + 1]
+    wanted = torch.cat([prefix, first + indices], dim=1)
+    taken = tokens.flatten(0, 1).index_select(0, wanted.flatten())
+    return taken.view(batch, prefix_tokens + indices.shape[1], channels)
 
 
 def take_rows(tokens: Tensor, indices: Tensor) -> Tensor:
@@ -401,5 +419,5 @@ def _places_on(selection: Selection) -> Tensor:
 
 def flat_rows(indices: Tensor, patches: int) -> Tensor:
     """Indices (B, K) into images of `patches` rows each, as one index into all rows: (B * K,)."""
-    first = torch.arange(indices.shape[0], device=indices.device) * patches
+    first = torch.arange(0, indices.shape[0] * patches, patches, device=indices.device)
     return (indices + first.unsqueeze(1)).flatten()

@@ -4,6 +4,7 @@ Source: Mahmud et al., "PaPr: Training-Free One-Step Patch Pruning with Lightwei
 Faster Inference", ECCV 2024 (arXiv 2403.16020), Sec. 3. Pure functions on plain tensors.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from papr.errors import ProposalError
+
+#: Whether compiled code may ask what is known of symbolic sizes without making it a condition.
+_KNOWS_SYMBOLS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def channel_mean(features: Tensor) -> Tensor:
@@ -39,7 +43,8 @@ def to_grid(scores: Tensor, grid: Sequence[int]) -> Tensor:
     """Resize scores to the host's patch grid: bicubic in 2-D, trilinear in 3-D.
 
     Both with `align_corners=True`, in float32 whatever the dtype that comes in, since the ranking
-    that follows must not depend on the host's dtype.
+    that follows must not depend on the host's dtype. Scores that are on the grid stay as they are,
+    bit for bit what the resize would give.
 
     Args:
         scores: (B, h, w) or (B, t, h, w).
@@ -58,11 +63,30 @@ def to_grid(scores: Tensor, grid: Sequence[int]) -> Tensor:
         raise ProposalError(
             f"expected scores {axes} for the grid {tuple(grid)}, got {describe(scores)}"
         )
+    scores = scores.float()
+    if _is_on(scores, grid):
+        return scores
     mode = "bicubic" if len(grid) == 2 else "trilinear"
-    resized = F.interpolate(
-        scores.float().unsqueeze(1), size=tuple(grid), mode=mode, align_corners=True
-    )
+    resized = F.interpolate(scores.unsqueeze(1), size=tuple(grid), mode=mode, align_corners=True)
     return resized.squeeze(1)
+
+
+def _is_on(scores: Tensor, grid: Sequence[int]) -> bool:
+    """Whether scores lie on the grid, as far as one may ask.
+
+    While a graph is made only what holds for all sizes it is for: each answer would be a graph of
+    its own.
+    """
+    pairs = zip(scores.shape[1:], grid, strict=True)
+    if torch._C._get_tracing_state() is not None:  # torch.jit.trace counts in tensors
+        return False
+    if not torch.compiler.is_compiling():
+        return all(side == wanted for side, wanted in pairs)
+    if not _KNOWS_SYMBOLS:
+        return False
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(side == wanted) for side, wanted in pairs)
 
 
 def significance_map(features: Tensor, grid: Sequence[int]) -> Tensor:
@@ -88,7 +112,9 @@ def check_scores(scores: Tensor) -> None:
         return
     if in_transform(scores):  # values that vmap maps over cannot be asked for
         return
-    finite = scores.isfinite()
+    if math.isfinite(scores.sum(dtype=torch.float32).item()):
+        return  # one NaN or infinite value, and the sum would be none
+    finite = scores.isfinite()  # or the sum alone was too large
     if not finite.all():
         raise ProposalError(
             f"expected finite scores, got {int((~finite).sum())} NaN or infinite values in "
