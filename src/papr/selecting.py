@@ -6,7 +6,7 @@ Pure functions and one frozen record. Indices count patches row by row on the pa
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -192,6 +192,20 @@ class BudgetedSelection:
         return torch.cat(parts)[torch.cat(self.rows).argsort().to(parts[0].device)]
 
 
+class Kept(NamedTuple):
+    """What a stage keeps in one pass, as its blocks need it.
+
+    Attributes:
+        indices: (B, K) int64, ascending, on the grid.
+        grid: the stage's patch grid, (H, W).
+        rows: (B * K,) int64, the same as one index into the rows of all images.
+    """
+
+    indices: Tensor
+    grid: tuple[int, ...]
+    rows: Tensor
+
+
 def kept_count(
     keep: float, patches: int, class_token: bool = False, reference: bool = False
 ) -> int:
@@ -333,14 +347,6 @@ def put_rows(kept: Tensor, indices: Tensor, into: Tensor) -> Tensor:
     rows = kept.flatten(0, 1)
     flat = into.flatten(0, 1).index_copy(0, flat_rows(indices, patches), rows)
     return flat.view(batch, patches, channels)
-
-
-def spread_rows(kept: Tensor, indices: Tensor, patches: int) -> Tensor:
-    """Kept rows (B, K, C) back at their places among zeros: (B, patches, C)."""
-    batch, _, channels = kept.shape
-    zeros = kept.new_zeros(batch * patches, channels)  # nobody else's: rows go in without a copy
-    zeros.index_copy_(0, flat_rows(indices, patches), kept.flatten(0, 1))
-    return zeros.view(batch, patches, channels)
 
 
 def fill_pruned(features: Tensor, selection: Selection, fill: float | str) -> Tensor:

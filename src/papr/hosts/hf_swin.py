@@ -6,7 +6,6 @@ stays dense around it; queries, keys, values and projection are of selected toke
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from papr.counts import ceiling
@@ -20,9 +19,8 @@ from papr.reducers.windows import (
     attend_in_windows,
     continuous_bias,
     cosine_factor,
-    window_slots,
+    with_padding,
 )
-from papr.selecting import flat_rows
 
 
 class PaddingEntry(Entry):
@@ -47,40 +45,33 @@ class WindowsOfKept(OnKept):
         self, windows: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
         """(B * windows, area, C) and the mask of a shifted grid, to the same and no weights."""
+        if self._papr.dense:
+            return super().forward(windows, attention_mask, *args, **kwargs)  # type: ignore[misc, no-any-return]
         self._check()
-        chosen = self._chosen()
-        grid = (chosen.grid[0], chosen.grid[1])
-        window = self._window()
+        window, bias = self._window(), self._bias()
         # a layer that shifts does so by half a window, and only then has a mask
         shift = (0, 0) if attention_mask is None else (window[0] // 2, window[1] // 2)
-        slots, count = window_slots(grid, window, shift, windows.device, padded_first=True)
-        rows = flat_rows(slots[chosen.indices], count * window[0] * window[1])
+        where = self._windows(window, shift, bias, lambda grid: attention_mask)
         flat = windows.flatten(0, -2)
-        tokens = flat.index_select(0, rows).view(*chosen.indices.shape, flat.shape[1])
-        bias = self._bias()
+        rows = with_padding(flat.index_select(0, where.places), where)
         out = attend_in_windows(
-            self._qkv(tokens),
-            chosen.indices,
-            bias if attention_mask is None else bias + attention_mask.unsqueeze(1),
+            self._qkv(rows),
+            bias,
+            where,
             heads=self.num_attention_heads,  # type: ignore[attr-defined]
-            grid=grid,
-            window=window,
-            shift=shift,
-            padded_first=True,
-            padding=self._qkv(tokens.new_zeros(1, 1, tokens.shape[-1])).flatten(),
             cosine=self._cosine(),
             dropout=self._dropout() if self.training else 0.0,  # type: ignore[attr-defined]
         )
-        out = self._project(out).flatten(0, 1)
-        return out.new_zeros(flat.shape).index_copy_(0, rows, out).view(windows.shape), None
+        out = self._project(out)
+        return out.new_zeros(flat.shape).index_copy_(0, where.places, out).view(windows.shape), None
 
     def _window(self) -> tuple[int, int]:
         rows, columns = self.relative_position_bias.window_size  # type: ignore[attr-defined]
         return rows, columns
 
-    def _qkv(self, tokens: Tensor) -> Tensor:
+    def _qkv(self, rows: Tensor) -> list[Tensor]:
         attn: Any = self
-        return torch.cat([attn.q_proj(tokens), attn.k_proj(tokens), attn.v_proj(tokens)], dim=-1)
+        return [attn.q_proj(rows), attn.k_proj(rows), attn.v_proj(rows)]
 
     def _bias(self) -> Tensor:
         return self.relative_position_bias()  # type: ignore[attr-defined, no-any-return]
@@ -105,9 +96,9 @@ class WindowsOfKeptV2(WindowsOfKept):
         rows, columns = self.self.window_size  # type: ignore[attr-defined]
         return rows, columns
 
-    def _qkv(self, tokens: Tensor) -> Tensor:
+    def _qkv(self, rows: Tensor) -> list[Tensor]:
         attn: Any = self.self  # type: ignore[attr-defined]
-        return torch.cat([attn.query(tokens), attn.key(tokens), attn.value(tokens)], dim=-1)
+        return [attn.query(rows), attn.key(rows), attn.value(rows)]
 
     def _bias(self) -> Tensor:
         attn: Any = self.self  # type: ignore[attr-defined]

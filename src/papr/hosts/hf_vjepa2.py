@@ -25,7 +25,7 @@ class PositionedLayer(Block):
     """A layer that is told where its tokens come from."""
 
     def _run(self, x: Tensor, position_mask: Tensor | None = None, *args: Any, **kw: Any) -> Any:
-        return super()._run(x, self._chosen().indices, *args, **kw)
+        return super()._run(x, self._papr.take(again=True).indices, *args, **kw)
 
 
 class Predictor(Site):

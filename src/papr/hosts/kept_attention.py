@@ -5,7 +5,7 @@ as they were when the stage began. Between, blocks hand on both: (kept (B, 1, K,
 stage's tokens (B, H, W, C)).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from papr.hosts import Cut
 from papr.hosts.bypassed import Bypassed, hanging, refusal
 from papr.hosts.pyramid import Block, StageSite
 from papr.hosts.sites import as_module
-from papr.reducers.skip import take_from_grid
-from papr.selecting import put_rows
+from papr.reducers.skip import put_into_grid, take_from_grid
+from papr.reducers.windows import Pair, Windows, windows_of
 from papr.wrappers import inside
 
 Travelling = tuple[Tensor, Tensor]
@@ -29,6 +29,19 @@ class OnKept(StageSite):
     """
 
     apart: Bypassed = ()
+    padded_first = True  # see `windows_of`
+
+    def _windows(
+        self, window: Pair, shift: Pair, like: Tensor, apart: Callable[[Pair], Tensor | None]
+    ) -> Windows:
+        """Those of kept tokens; arguments as of `windows_of`, `apart` from the grid."""
+
+        def make() -> Windows:
+            kept = self._kept()
+            grid = (kept.grid[0], kept.grid[1])
+            return windows_of(kept, window, shift, apart(grid), like, self.padded_first)
+
+        return self._shared(f"windows {window} {shift}", make)
 
     def _check(self) -> None:
         """Raise PrunedModelError where something hangs on those."""
@@ -57,6 +70,9 @@ class KeptBlock(Block):
 
     def _run(self, x: Travelling | Tensor) -> Travelling | Tensor:
         """Kept tokens through the original block, whose attention knows no others."""
+        if self._papr.dense:
+            answer: Tensor = super()._run(x)
+            return answer
         kept, tokens = self._open(x)
         kept = super()._run(kept)
         return self._close(kept, tokens)
@@ -74,15 +90,14 @@ class Opening(KeptBlock):
 
     def _open(self, x: Travelling | Tensor) -> Travelling:
         assert isinstance(x, Tensor)
-        return take_from_grid(x, self._chosen()), x
+        return take_from_grid(x, self._kept()), x
 
 
 class Closing(KeptBlock):
     """The last block of a stage."""
 
     def _close(self, kept: Tensor, tokens: Tensor) -> Tensor:
-        dense = put_rows(kept.squeeze(1), self._chosen().indices, tokens.flatten(1, 2))
-        return dense.view(tokens.shape)
+        return put_into_grid(kept, self._kept(), tokens)
 
 
 class OnlyBlock(Opening, Closing):

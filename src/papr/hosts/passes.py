@@ -18,9 +18,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from papr.hosts.grids import Grid
 
-#: What became of the tokens later in the pass; see `HostState.placed` and `HostState.end`.
+#: What became of the tokens later in the pass; see `HostState.placed` and `HostState.end`. Of a
+#: stage what its blocks need; see `StageSite`.
 Notes = dict[str | int, Any]
-#: Indices, scores, grid, and notes where tokens were dropped.
+#: Indices, scores, grid, and notes.
 Stage = tuple[Tensor, Tensor | None, Grid, Notes]
 Record = tuple[Stage | None, ...]  # of one pass, by stage; None where a stage is left dense
 

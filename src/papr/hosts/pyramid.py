@@ -1,28 +1,49 @@
 """The behaviours of hierarchical hosts, whose grid stays dense."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from papr.hosts import Cut
+from papr.hosts.passes import is_recomputing
 from papr.hosts.sites import CarryingBlock, Site
 from papr.reducers.skip import (
+    mask_of_map,
     put_on_grid,
     put_on_map,
     take_from_grid,
     take_from_map,
     zero_elsewhere,
 )
-from papr.selecting import Selection
+from papr.selecting import Kept
+
+Thing = TypeVar("Thing")
 
 
 class StageSite(Site):
-    """A site in one stage, which has a selection of its own."""
+    """A site in one stage, which has a selection of its own. Where keep is 1 it does nothing."""
 
-    def _chosen(self) -> Selection:
-        assert self._papr_stage is not None
-        return self._papr.take(again=True, stage=self._papr_stage)
+    _papr_stage: int
+
+    def _kept(self) -> Kept:
+        indices, _, grid, notes = self._papr.part(self._papr_stage)
+        return Kept(indices, grid, notes["rows"])
+
+    def _shared(self, name: str, make: Callable[[], Thing]) -> Thing:
+        """What several blocks of the stage need: made by the first of a pass that asks.
+
+        Args:
+            name: of the thing.
+            make: from the selection and from what is alike in all these blocks; no parameter.
+        """
+        if is_recomputing():  # the stage has ended, after which nothing is held
+            return make()
+        known: dict[str, Thing] = self._papr.part(self._papr_stage)[3]["shared"]
+        if name not in known:
+            known[name] = make()
+        return known[name]
 
 
 class Take(StageSite):
@@ -30,15 +51,17 @@ class Take(StageSite):
 
     def forward(self, x: Tensor) -> Any:
         """Tokens (B, N, C) or (B, H, W, C) to (B, K, ...) or (B, 1, K, ...)."""
-        return super().forward(take_from_grid(x, self._chosen()))  # type: ignore[misc]
+        x = x if self._papr.dense else take_from_grid(x, self._kept())
+        return super().forward(x)  # type: ignore[misc]
 
 
 class Put(StageSite):
     """The last module of that part: its answer goes back to the grid, zero elsewhere."""
 
-    def forward(self, kept: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, K, ...) or (B, 1, K, ...) to (B, N, C) or (B, H, W, C)."""
-        return put_on_grid(super().forward(kept), self._chosen())  # type: ignore[misc]
+        answer: Tensor = super().forward(x)  # type: ignore[misc]
+        return answer if self._papr.dense else put_on_grid(answer, self._kept())
 
 
 class TakeAndPut(Take, Put):
@@ -50,15 +73,26 @@ class TakeFromMap(StageSite):
 
     def forward(self, x: Tensor) -> Any:
         """A map (B, C, H, W) to (B, C, 1, K)."""
-        return super().forward(take_from_map(x, self._chosen()))  # type: ignore[misc]
+        x = x if self._papr.dense else take_from_map(x, self._kept())
+        return super().forward(x)  # type: ignore[misc]
+
+
+class TakeOfAnswer(StageSite):
+    """A module that sees the whole map, and of whose answer what follows sees kept tokens only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map (B, C, H, W) to (B, C, 1, K)."""
+        answer: Tensor = super().forward(x)  # type: ignore[misc]
+        return answer if self._papr.dense else take_from_map(answer, self._kept())
 
 
 class PutOnMap(StageSite):
     """As `Put`, channels first."""
 
-    def forward(self, kept: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(B, C, 1, K) to a map (B, C, H, W)."""
-        return put_on_map(super().forward(kept), self._chosen())  # type: ignore[misc]
+        answer: Tensor = super().forward(x)  # type: ignore[misc]
+        return answer if self._papr.dense else put_on_map(answer, self._kept())
 
 
 class Block(CarryingBlock, StageSite):
@@ -70,7 +104,21 @@ class ZeroingBlock(Block):
 
     def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A map (B, C, H, W) to one that is zero where nothing was selected."""
-        return zero_elsewhere(super()._run(x, *args, **kwargs), self._chosen())
+        answer: Tensor = super()._run(x, *args, **kwargs)
+        if self._papr.dense:
+            return answer
+        dtype = answer.dtype
+        mask = self._shared(f"mask {dtype}", lambda: mask_of_map(self._kept(), dtype))
+        return zero_elsewhere(answer, mask)
+
+
+class PuttingBlock(Block):
+    """The same of a block of which all after its convolution, shortcut too, is of kept tokens."""
+
+    def _run(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A map (B, C, H, W) to one that is zero where nothing was selected."""
+        answer: Tensor = super()._run(x, *args, **kwargs)
+        return answer if self._papr.dense else put_on_map(answer, self._kept())
 
 
 class Whole(Block):
@@ -79,6 +127,10 @@ class Whole(Block):
     def _run(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super()._run(x, *args, **kwargs)
         self._papr.check_taken(self._papr_stage)
+        record = self._papr.passes.under_way()
+        part = record[self._papr_stage] if record else None
+        if part is not None:
+            part[3].get("shared", {}).clear()
         if not torch.compiler.is_compiling() and self._papr_stage == self._papr.last_stage:
             self._papr.passes.finish()
         return answer

@@ -29,7 +29,14 @@ from papr.motion import mix, motion_map
 from papr.proposals import Proposal
 from papr.proposals.reuse import ReusingScorer
 from papr.proposals.scorers import Scorer, floating_weight
-from papr.selecting import BudgetedSelection, Selection, follow, kept_count, top_indices
+from papr.selecting import (
+    BudgetedSelection,
+    Selection,
+    flat_rows,
+    follow,
+    kept_count,
+    top_indices,
+)
 from papr.significance import check_scores, describe, to_grid
 
 
@@ -244,7 +251,12 @@ class HostState:
             else kept_count(float(self._keep), math.prod(grid), counted, reference)
         )
         asked = self.config.trace or self.ranked
-        return top_indices(scores, count), scores if asked else None, grid, {}
+        indices = top_indices(scores, count)
+        notes: Notes = {}
+        if self.facts.pyramid is not None:
+            # once for all blocks; what only some need, `StageSite._shared` adds
+            notes = {"rows": flat_rows(indices, math.prod(grid)), "shared": {}}
+        return indices, scores if asked else None, grid, notes
 
     def take(self, again: bool = False, stage: int = 0) -> Selection:
         """The selection of the forward pass that is under way, for a site to act on.
@@ -258,15 +270,19 @@ class HostState:
             SelectionError: tokens came to a cut in a pass whose pixels never passed the entry, or
                 in a checkpoint that does not say which pass it runs again.
         """
+        indices, scores, grid, _ = self.part(stage)
+        if not again and not self.steps:
+            self.passes.finish()
+        return Selection(indices, grid, scores)
+
+    def part(self, stage: int) -> Stage:
+        """What the pass under way keeps in a stage, which counts as taken; raises as `take`."""
         record = self.passes.under_way()
         part = record[stage] if record else None
         if part is None:
             raise self._why(record)
         self.passes.take(part)
-        if not again and not self.steps:
-            self.passes.finish()
-        indices, scores, grid, _ = part
-        return Selection(indices, grid, scores)
+        return part
 
     def placed(self, places: Tensor, tokens: int) -> None:
         """At the cut patches went elsewhere than to their places among the kept ones.

@@ -1,7 +1,8 @@
 """timm's ConvNeXt and ConvNeXt-V2, with linear or convolutional MLPs: skip-and-zero.
 
-The depthwise convolution runs densely; norm and MLP run on selected positions; the block's answer
-is zero elsewhere. V2's response normalisation takes its statistics over kept positions.
+The depthwise convolution runs densely; norm, MLP, layer scale and shortcut on selected positions;
+the block's answer is zero elsewhere. V2's response normalisation takes its statistics over kept
+positions.
 """
 
 from typing import Any
@@ -12,12 +13,11 @@ from papr.hosts import Cut, Plan
 from papr.hosts.grids import Convolved, convolutions, first_convolution
 from papr.hosts.pyramid import (
     End,
-    Put,
-    PutOnMap,
+    PuttingBlock,
     Take,
     TakeFromMap,
+    TakeOfAnswer,
     Whole,
-    ZeroingBlock,
 )
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
@@ -32,11 +32,10 @@ def plan(model: nn.Module) -> Plan:
         cuts.append(Cut(f"stages.{i}", Whole, i))
         for j, block in enumerate(stage.blocks):
             path = f"stages.{i}.blocks.{j}"
-            take, put = (TakeFromMap, PutOnMap) if block.use_conv_mlp else (Take, Put)
             cuts += [
-                Cut(path, ZeroingBlock, i),
-                Cut(f"{path}.norm", take, i),
-                Cut(f"{path}.mlp", put, i),
+                Cut(path, PuttingBlock, i),
+                Cut(f"{path}.norm", TakeFromMap if block.use_conv_mlp else Take, i),
+                Cut(f"{path}.shortcut", TakeOfAnswer, i),
             ]
     mean, std = input_statistics(model)
     facts = HostFacts(

@@ -25,7 +25,13 @@ from papr.hosts.kept_attention import (
 from papr.hosts.pyramid import End, Whole, block_cuts
 from papr.hosts.sites import TimmEntry
 from papr.hosts.timm_common import last_tokens, read_facts
-from papr.reducers.windows import attend_in_windows, continuous_bias, cosine_factor
+from papr.reducers.windows import (
+    Pair,
+    attend_in_windows,
+    continuous_bias,
+    cosine_factor,
+    with_padding,
+)
 from papr.wrappers import inside
 
 
@@ -34,26 +40,27 @@ class WindowsOfKept(OnKept):
 
     apart = (("attn", ""), ("attn.softmax", ""), ("attn.attn_drop", ""))
 
+    padded_first = False
+
     def _attn(self, x: Tensor) -> Tensor:
         """(B, 1, K, C) to the same, normalised beforehand in Swin, not in V2."""
+        if self._papr.dense:
+            answer: Tensor = super()._attn(x)  # type: ignore[misc]
+            return answer
         self._check()
         attn: Any = self.attn  # type: ignore[attr-defined]
-        chosen = self._chosen()
-        tokens = x.squeeze(1)
-        nothing = tokens.new_zeros(1, 1, tokens.shape[-1])
+        bias = self._position_bias()
+        window, shift = self.window_size, self.shift_size  # type: ignore[attr-defined]
+        windows = self._windows(tuple(window), tuple(shift), bias, self._apart)
         out = attend_in_windows(
-            self._qkv(tokens),
-            chosen.indices,
-            self._bias((chosen.grid[0], chosen.grid[1])),
+            [self._qkv(with_padding(x.flatten(0, -2), windows))],
+            bias,
+            windows,
             heads=attn.num_heads,
-            grid=(chosen.grid[0], chosen.grid[1]),
-            window=self.window_size,  # type: ignore[attr-defined]
-            shift=self.shift_size,  # type: ignore[attr-defined]
-            padding=self._qkv(nothing).flatten(),
             cosine=self._cosine(),
             dropout=getattr(attn.attn_drop, "p", 0.0) if attn.training else 0.0,
         )
-        return attn.proj_drop(attn.proj(out)).unsqueeze(1)  # type: ignore[no-any-return]
+        return attn.proj_drop(attn.proj(out.view(x.shape)))  # type: ignore[no-any-return]
 
     def _qkv(self, tokens: Tensor) -> Tensor:
         return self.attn.qkv(tokens)  # type: ignore[attr-defined, no-any-return]
@@ -64,15 +71,15 @@ class WindowsOfKept(OnKept):
     def _position_bias(self) -> Tensor:
         return self.attn._get_rel_pos_bias()  # type: ignore[attr-defined, no-any-return]
 
-    def _bias(self, grid: tuple[int, int]) -> Tensor:
-        """What is added to the logits: (1 or windows, heads, area, area)."""
-        bias = self._position_bias()
-        mask = self.attn_mask  # type: ignore[attr-defined]
+    def _apart(self, grid: Pair) -> Tensor | None:
+        """What is added to the logits of a shifted grid: (windows, area, area)."""
+        mask: Tensor | None = self.attn_mask  # type: ignore[attr-defined]
         if getattr(self, "dynamic_mask", False):
             window = self.window_size  # type: ignore[attr-defined]
             padded = [ceiling(side, w) * w for side, w in zip(grid, window, strict=True)]
-            mask = self.get_attn_mask(bias.new_empty(1, *padded, 1))  # type: ignore[attr-defined]
-        return bias if mask is None else bias + mask.unsqueeze(1)
+            like: Tensor = self.attn.qkv.weight  # type: ignore[attr-defined]
+            mask = self.get_attn_mask(like.new_empty(1, *padded, 1))  # type: ignore[attr-defined]
+        return mask
 
 
 class WindowsOfKeptV2(WindowsOfKept):

@@ -11,22 +11,29 @@ from torchvision.models.swin_transformer import ShiftedWindowAttentionV2, SwinTr
 
 from papr.hosts import Cut, Plan
 from papr.hosts.grids import Halving, first_convolution
-from papr.hosts.kept_attention import Kinds, kept_blocks
-from papr.hosts.pyramid import End, StageSite, Whole, block_cuts
+from papr.hosts.kept_attention import Kinds, OnKept, kept_blocks
+from papr.hosts.pyramid import End, Whole, block_cuts
 from papr.hosts.sites import StemEntry
 from papr.hosts.state import HostFacts
-from papr.reducers.windows import attend_in_windows, cosine_factor, shift_mask
+from papr.reducers.windows import (
+    Pair,
+    attend_in_windows,
+    cosine_factor,
+    shift_mask,
+    with_padding,
+)
 from papr.wrappers import inside
 
 
-class AttentionOfKept(StageSite):
+class AttentionOfKept(OnKept):
     """Shifted window attention, on kept tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, K, C) to the same."""
+        if self._papr.dense:
+            return super().forward(x)  # type: ignore[misc, no-any-return]
         attn: Any = self
-        chosen = self._chosen()
-        grid = (chosen.grid[0], chosen.grid[1])
+        grid = self._kept().grid
         window = (attn.window_size[0], attn.window_size[1])
         # as in torchvision: a grid that fits one window is not shifted
         shift = (
@@ -34,29 +41,25 @@ class AttentionOfKept(StageSite):
             0 if window[1] >= grid[1] else attn.shift_size[1],
         )
         bias = attn.get_relative_position_bias()
-        if any(shift):
-            bias = bias + shift_mask(grid, window, shift, x.device).to(bias.dtype).unsqueeze(1)
+
+        def apart(grid: Pair) -> Tensor | None:
+            return shift_mask(grid, window, shift, x.device) if any(shift) else None
+
+        windows = self._windows(window, shift, bias, apart)
         cosine, qkv_bias = None, attn.qkv.bias
         if isinstance(self, ShiftedWindowAttentionV2):
             cosine = cosine_factor(attn.logit_scale)
             qkv_bias = _without_keys(qkv_bias)
-        tokens = x.squeeze(1)
-        nothing = tokens.new_zeros(1, 1, tokens.shape[-1])
+        rows = with_padding(x.flatten(0, -2), windows)
         out = attend_in_windows(
-            nn.functional.linear(tokens, attn.qkv.weight, qkv_bias),
-            chosen.indices,
+            [nn.functional.linear(rows, attn.qkv.weight, qkv_bias)],
             bias,
+            windows,
             heads=attn.num_heads,
-            grid=grid,
-            window=window,
-            shift=shift,
-            padded_first=True,
-            padding=nn.functional.linear(nothing, attn.qkv.weight, qkv_bias).flatten(),
             cosine=cosine,
             dropout=attn.attention_dropout if attn.training else 0.0,
         )
-        out = nn.functional.dropout(attn.proj(out), attn.dropout, attn.training)
-        return out.unsqueeze(1)
+        return nn.functional.dropout(attn.proj(out.view(x.shape)), attn.dropout, attn.training)
 
 
 def _without_keys(bias: Tensor | None) -> Tensor | None:

@@ -6,103 +6,150 @@ that shapes do not depend on the image.
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from papr.counts import ceiling
-from papr.selecting import flat_rows
+from papr.selecting import Kept, flat_rows
 
 Pair = tuple[int, int]
 
+# not -inf, and within float16 with what is added to it: a window without kept tokens would answer
+# NaN, and its gradient would spread
+_NEVER = -3e4
+
+
+class Windows(NamedTuple):
+    """Where kept tokens stand in the windows of a stage: the same for all blocks of one shift.
+
+    Attributes:
+        window: (height, width) of a window in patches; its area is their product.
+        places: (B * K,) int64, of each kept token, its place among all B * windows * area.
+        sources: (B * windows * area,) int64, whose queries, keys and values stand at each place:
+            of the kept token there, else of any, whose key is masked. With `padding` those of what
+            stands in padding are 0, and of kept tokens 1 and on.
+        mask: (B * windows, 1, 1 or area, area), what is added to the logits of all heads.
+        padding: whether the grid is padded; hosts attend to what stands there.
+    """
+
+    window: Pair
+    places: Tensor
+    sources: Tensor
+    mask: Tensor
+    padding: bool
+
+
+def windows_of(
+    kept: Kept,
+    window: Pair,
+    shift: Pair,
+    apart: Tensor | None,
+    like: Tensor,
+    padded_first: bool = False,
+) -> Windows:
+    """Find the windows of kept tokens.
+
+    Args:
+        kept: which there are.
+        window: (height, width) of a window in patches.
+        shift: how far the grid is rolled up and to the left beforehand.
+        apart: what the host adds to the logits of a shifted grid, (windows, area, area).
+        like: a tensor of the dtype and device that the mask is to have.
+        padded_first: whether the padded grid is rolled, as in torchvision and transformers, or the
+            rolled grid is padded, as in timm.
+    """
+    slots, count = window_slots(kept.grid, window, shift, like.device, padded_first)
+    batch, number, area = kept.indices.shape[0], kept.rows.shape[0], window[0] * window[1]
+    total = count * area
+    places = flat_rows(slots[kept.indices], total)
+    padding = count * area > kept.grid[0] * kept.grid[1]
+    # scatter rather than index_fill, which OpenVINO does not know
+    standing = torch.arange(int(padding), number + padding, device=like.device)
+    if torch.is_grad_enabled() and not padding:  # that gradients of 0 do not queue for one row
+        others = torch.arange(batch * total, device=like.device) % number
+    else:
+        others = standing.new_zeros(batch * total)
+    if padding:
+        mask = like.new_zeros(total).scatter(0, slots, _NEVER).repeat(batch)
+    else:
+        mask = like.new_full((batch * total,), _NEVER)
+    mask = mask.scatter(0, places, 0.0).view(batch, count, 1, 1, area)
+    if apart is not None:
+        mask = mask + apart.to(mask.dtype).unsqueeze(1)
+    return Windows(window, places, others.scatter(0, places, standing), mask.flatten(0, 1), padding)
+
 
 def window_slots(
-    grid: Pair, window: Pair, shift: Pair, device: torch.device, padded_first: bool = False
+    grid: tuple[int, ...], window: Pair, shift: Pair, device: torch.device, padded_first: bool
 ) -> tuple[Tensor, int]:
     """Where each patch of a grid stands after the cyclic shift, window by window.
 
-    Args:
-        grid: (H, W) in patches; padded at the bottom and right to whole windows.
-        window: (height, width) of a window in patches.
-        shift: how far the grid is rolled up and to the left beforehand.
-        device: where the answer is wanted.
-        padded_first: whether the padded grid is rolled, as in torchvision and transformers, or the
-            rolled grid is padded, as in timm.
+    Args as of `windows_of`.
 
     Returns:
         (H * W,) int64: window * area + place in the window; and how many windows there are.
     """
     down, across = ceiling(grid[0], window[0]), ceiling(grid[1], window[1])
-    around = (down * window[0], across * window[1]) if padded_first else grid
-    rows = (torch.arange(grid[0], device=device) - shift[0]) % around[0]
-    columns = (torch.arange(grid[1], device=device) - shift[1]) % around[1]
-    windows = (rows // window[0] * across).unsqueeze(1) + columns // window[1]
-    places = (rows % window[0] * window[1]).unsqueeze(1) + columns % window[1]
-    return (windows * (window[0] * window[1]) + places).flatten(), down * across
+    total = down * across * window[0] * window[1]
+    slots = torch.arange(total, device=device).view(down, across, *window).transpose(1, 2)
+    slots = slots.reshape(down * window[0], across * window[1])
+    if not padded_first:
+        slots = slots[: grid[0], : grid[1]]
+    if any(shift):
+        slots = slots.roll(shift, (0, 1))
+    return slots[: grid[0], : grid[1]].flatten(), down * across
 
 
 def attend_in_windows(
-    qkv: Tensor,
-    indices: Tensor,
+    rows: Sequence[Tensor],
     bias: Tensor,
+    windows: Windows,
     *,
     heads: int,
-    grid: Pair,
-    window: Pair,
-    shift: Pair,
-    padding: Tensor,
-    padded_first: bool = False,
     cosine: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Attention of kept tokens to the kept tokens of their own window.
 
     Args:
-        qkv: queries, keys and values of kept tokens, (B, K, 3 * heads * d) in that order.
-        indices: (B, K) where they stand on the grid.
-        bias: added to the logits, (1 or windows, heads, area, area).
+        rows: queries, keys and values of `with_padding`'s rows: (M, 3 * heads * d) in that order,
+            or three of (M, heads * d).
+        bias: added to the logits, (1, heads, area, area).
+        windows: where they stand.
         heads: how many heads there are.
-        grid: (H, W) in patches.
-        window: (height, width) of a window in patches.
-        shift: how far the grid is rolled up and to the left beforehand.
-        padding: what stands where the grid is padded to whole windows, (3 * heads * d,): hosts
-            attend to that.
-        padded_first: see `window_slots`.
         cosine: (heads, 1, 1), factor on the cosine of queries and keys; None for their product
             times d ** -0.5.
         dropout: of the attention weights.
 
     Returns:
-        (B, K, heads * d).
+        (B * K, heads * d).
     """
-    batch, kept, width = qkv.shape
-    area = window[0] * window[1]
-    slots, windows = window_slots(grid, window, shift, qkv.device, padded_first)
-    places = windows * area
-    flat = flat_rows(slots[indices], places)
-
-    rows = qkv.reshape(batch * kept, width)
-    if cosine is not None:  # before pruned places become zeros, which have no direction
-        rows, padding = _directions(rows, heads, cosine), _directions(padding, heads, cosine)
-    if places > grid[0] * grid[1]:
-        dense = padding.expand(batch * places, -1).index_copy(0, flat, rows)
-    else:
-        dense = rows.new_zeros(batch * places, width).index_copy_(0, flat, rows)
-    dense = dense.view(batch * windows, area, 3, heads, width // (3 * heads))
-    q, k, v = dense.permute(2, 0, 3, 1, 4).unbind()
-
-    # scatter rather than index_fill, which OpenVINO does not know
-    # not -inf, in the dtype of attention: a window without kept tokens would answer NaN, and its
-    # gradient would spread
-    never = torch.finfo(q.dtype).min / 4
-    pruned = bias.new_zeros(places).scatter(0, slots, never).expand(batch, -1).flatten()
-    pruned = pruned.scatter(0, flat, 0.0).view(batch, windows, 1, 1, area)
-    mask = (bias + pruned).view(batch * windows, heads, area, area).to(q.dtype)
+    width = sum(part.shape[1] for part in rows) // 3
+    if cosine is not None:
+        rows = _directions(rows, cosine)
+    area, count = windows.window[0] * windows.window[1], windows.mask.shape[0]
+    parts: list[Tensor] = []
+    for part in rows:
+        dense = part.index_select(0, windows.sources)
+        dense = dense.view(count, area, part.shape[1] // width, heads, width // heads)
+        parts += dense.permute(2, 0, 3, 1, 4).unbind()
+    q, k, v = parts
+    mask = (bias + windows.mask).to(q.dtype)
     scale = 1.0 if cosine is not None else None
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
-    out = out.transpose(1, 2).reshape(batch * places, width // 3)
-    return out.index_select(0, flat).view(batch, kept, width // 3)
+    return out.transpose(1, 2).reshape(count * area, width).index_select(0, windows.places)
+
+
+def with_padding(rows: Tensor, windows: Windows) -> Tensor:
+    """Kept tokens (B * K, C), and before them, where the grid is padded, what stands there: zeros.
+
+    Hosts attend to what they make of these.
+    """
+    return torch.cat([rows.new_zeros(1, rows.shape[1]), rows]) if windows.padding else rows
 
 
 def cosine_factor(logit_scale: Tensor) -> Tensor:
@@ -154,10 +201,20 @@ def shift_mask(grid: Pair, window: Pair, shift: Pair, device: torch.device) -> T
     return apart.float() * -100.0
 
 
-def _directions(qkv: Tensor, heads: int, factor: Tensor) -> Tensor:
-    """Queries and keys of each head at length 1, queries times a factor (heads, 1, 1)."""
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(-3)
-    eps = max(1e-12, torch.finfo(qkv.dtype).tiny)  # 1e-12 is 0 in float16
-    q = F.normalize(q, dim=-1, eps=eps) * factor.to(q.dtype).flatten(1)
-    k = F.normalize(k, dim=-1, eps=eps)
-    return torch.stack([q.to(v.dtype), k.to(v.dtype), v], dim=-3).flatten(-3)
+def _directions(rows: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    """Queries and keys of each head at length 1, queries times a factor (heads, 1, 1); values."""
+    heads = factor.shape[0]
+    if len(rows) == 1:
+        width = rows[0].shape[1] // 3
+        q, k = _of_length_1(rows[0][:, : 2 * width], 2 * heads).chunk(2, dim=1)
+        v = rows[0][:, 2 * width :]
+    else:
+        q, k, v = _of_length_1(rows[0], heads), _of_length_1(rows[1], heads), rows[2]
+    q = q * factor.to(q.dtype).flatten(1)
+    return [part.flatten(1).to(v.dtype) for part in (q, k)] + [v]
+
+
+def _of_length_1(rows: Tensor, heads: int) -> Tensor:
+    """Each head's part of the rows, (M, heads, d)."""
+    eps = max(1e-12, torch.finfo(rows.dtype).tiny)  # 1e-12 is 0 in float16
+    return F.normalize(rows.unflatten(1, (heads, rows.shape[1] // heads)), dim=-1, eps=eps)
