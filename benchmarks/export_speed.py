@@ -16,6 +16,7 @@ from common import parser, save
 from papr.environment import describe_device
 from papr.exporting import differences
 from papr.exporting.speed import LABELS, compare_runtimes
+from papr.proposals import wheels
 from papr.twins import twin
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -34,7 +35,7 @@ def measure(
 ) -> tuple[list[dict], dict]:
     """The rows of one model, and how far its files are from eager."""
     dense = timm.create_model(name).eval()
-    pruned = papr.prune(twin(dense), keep)
+    pruned = papr.prune(twin(dense), keep, wheels.LITE0)
     paths = (folder / "dense.onnx", folder / "pruned.onnx")
     written = [papr.export(model, path) for model, path in zip((dense, pruned), paths, strict=True)]
     gaps = {

@@ -18,6 +18,7 @@ import papr
 from common import parser, save
 from papr.environment import describe_device, pick_device
 from papr.measure import interleave
+from papr.proposals import wheels
 from papr.twins import twin
 
 
@@ -28,9 +29,9 @@ def rivals(name: str, keep: float, device: torch.device) -> dict[str, torch.nn.M
     quantize_(int8, Int8DynamicActivationInt8WeightConfig())
     return {
         "float32 dense": dense,
-        "float32 pruned": papr.prune(twin(dense), keep),
+        "float32 pruned": papr.prune(twin(dense), keep, wheels.LITE0),
         "int8 dense": int8,
-        "int8 pruned": papr.prune(twin(int8), keep),
+        "int8 pruned": papr.prune(twin(int8), keep, wheels.LITE0),
     }
 
 

@@ -22,6 +22,7 @@ from common import SHARED, parser, save
 from papr.baselines import centre_scores, random_scores
 from papr.config import IMAGENET_MEAN, IMAGENET_STD
 from papr.motion import mix, motion_map
+from papr.proposals import wheels
 from papr.proposals.reuse import picture_change, thumbnail
 from papr.selecting import kept_count
 from papr.significance import to_grid
@@ -30,7 +31,7 @@ from papr.video.overlay import overlay, write_gif, write_mp4
 from papr.video.sampling import normalise, read_crops, views
 
 GRID, TUBELET, MOST = (8, 14, 14), 2, 0.2
-WHO = papr.Proposal()
+WHO = papr.Proposal(wheels.LITE0)
 KEEPS = [0.45, 0.35, 0.2]
 WEIGHT = papr.PruneConfig.motion_weight
 

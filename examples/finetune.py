@@ -8,7 +8,7 @@ images that none of them was trained on.
 Without --data the images are SYNTHETIC, drawn on the fly: a smooth grey background with noise, and
 on it one small disc; its colour is the class, so a host must get to see the disc. The default host
 is a small vision transformer with RANDOM weights: its accuracy says something about this toy task
-and nothing about photographs. The proposal's weights are real ones (EfficientNet-Lite0).
+and nothing about photographs. The proposal's weights are real ones (glance).
 """
 
 import argparse

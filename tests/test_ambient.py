@@ -141,9 +141,11 @@ def test_a_host_is_pruned_the_same_under_any_ambient_state(job: str, ambient: Am
     check_same(JOBS[job], ambient)
 
 
-@pytest.mark.parametrize("score", ["significance", "softcam"])
-def test_the_embedded_proposal_is_loaded_the_same_under_all_of_it(score: str) -> None:
-    check_same(("augreg", "efficientnet_lite0", {"score": score}), everything)
+@pytest.mark.parametrize(
+    ("name", "score"), [("glance", "significance"), ("efficientnet_lite0", "softcam")]
+)
+def test_a_named_proposal_is_loaded_the_same_under_all_of_it(name: str, score: str) -> None:
+    check_same(("augreg", name, {"score": score}), everything)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float64", "meta", "cpu"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import papr
 from conftest import DEVICE, TOLERANCE
 from papr.baselines import centre_scores
-from papr.budgets import SHARES, STEPS, budgets, default_share, fit, ladder
+from papr.budgets import SHARES, STEPS, budgets, default_share, fit, from_zero, ladder
 from papr.measure import count_macs
 from tiny import DROPPING, TIMM_CASES, Case
 from tiny_pyramid import PYRAMID_CASES
@@ -319,21 +319,25 @@ def test_what_cannot_have_budgets_is_refused_before_anything_is_changed(tmp_path
 def test_the_configuration_goes_through_json_and_has_a_share_of_its_own():
     config = papr.PruneConfig(keep=0.4, share=0.61)
     assert papr.PruneConfig.from_json(config.to_json()) == config
-    assert default_share(0.5, "efficientnet_lite0") == SHARES[0.5]
-    between = default_share(0.55, "efficientnet_lite0")
-    assert between == pytest.approx((SHARES[0.5] + SHARES[0.6]) / 2)
+    assert default_share(0.5, "glance") == SHARES["glance"][0.5]
+    assert default_share(0.5, "efficientnet_lite0") == SHARES["efficientnet_lite0"][0.5]
+    between = default_share(0.55, "glance")
+    assert between == pytest.approx((SHARES["glance"][0.5] + SHARES["glance"][0.6]) / 2)
 
 
-def test_the_shares_measured_keep_their_target_on_photographs(shared_data):
+@pytest.mark.parametrize("name", SHARES)
+def test_the_shares_measured_keep_their_target_on_photographs(name, shared_data):
     from papr.images import fit as crop
     from papr.images import load_image, to_pixels
 
     files = sorted((shared_data / "imagenet-sample").glob("*/*.jpg"))[1::25]  # not measured on
     pixels = torch.cat([to_pixels(crop(load_image(f), 224, 16, square=True)) for f in files])
-    scorer = papr.Proposal().scorer(torch.device("cpu"), torch.float32)
+    proposal = papr.Proposal(name)
+    scorer = proposal.scorer(torch.device("cpu"), torch.float32)
     with torch.no_grad():
         scores = papr.significance.to_grid(scorer((pixels - 0.5) / 0.5), (14, 14))
-    for target, share in SHARES.items():
+    scores = from_zero(scores, proposal)
+    for target, share in SHARES[name].items():
         assert abs(float(budgets(scores, share, target).float().mean()) / 196 - target) < 0.04
         assert abs(fit(scores, target) - share) < 0.05
 

@@ -126,7 +126,7 @@ def test_random_weights_answer_nothing(
     assert "no top-5" in output
     assert report["top5"] is None
     assert report["provenance"]["host"] == {"kind": "random", "source": "tiny", "why": "asked for"}
-    assert report["provenance"]["proposals"]["efficientnet_lite0"]["kind"] == "pretrained"
+    assert report["provenance"]["proposals"]["glance"]["kind"] == "pretrained"
 
 
 def test_seconds_are_those_of_the_time_stamps(host: Path, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ class TestCatalogue:
         odd.touch()
         known = [*clip_nets.NAMES, str(odd), "x.pth", "x.PYTH", "no/such/x.pt", "x.safetensors"]
         assert all(clip_nets.knows(source) for source in known)
-        assert not any(map(clip_nets.knows, ["resnet18.tv_in1k", "efficientnet_lite0", "", "x3d"]))
+        assert not any(map(clip_nets.knows, ["resnet18.tv_in1k", "glance", "", "x3d"]))
 
     @pytest.mark.parametrize(
         ("name", "side", "every_frame", "mean", "std"),
@@ -310,7 +310,7 @@ class TestDownloads:
         assert "\n" not in message
         assert f"cannot download the weights of {name} from {url or 'https://'}" in message
         assert instead in message
-        assert '"efficientnet_lite0" needs no download' in message
+        assert '"glance" needs no download' in message
         assert not any(hub_folder.glob("*"))
 
     def test_addresses(self) -> None:

@@ -164,7 +164,7 @@ def test_other_sizes_recompile_no_more_than_dense(name: str) -> None:
         backend = CountingBackend()
         model = CASES[name].build(**({"depth": 1} if name == "dynamic_padded" else {}))
         if keep < 1:
-            look = nn.Conv2d(3, 8, 8, stride=8)  # test_proposals.py compiles the embedded one so
+            look = nn.Conv2d(3, 8, 8, stride=8)  # test_proposals.py compiles the named ones so
             papr.prune(model, keep, proposal=look, proposal_size=32)
         compiled = torch.compile(model, fullgraph=True, backend=backend)
         for height, width in SIZES[name]:
@@ -251,7 +251,7 @@ def test_compiled_in_place(backend: CountingBackend) -> None:
     DEVICE.type == "cpu" and shutil.which("c++") is None,
     reason="inductor needs a C++ compiler on a CPU",
 )
-def test_inductor_with_the_embedded_proposal() -> None:
+def test_inductor_with_glance() -> None:
     """The default backend, proposal and host in one graph."""
     model = papr.prune(CASES["augreg"].build(depth=1), 0.5)
     x = torch.randn(2, 3, 64, 64, device=DEVICE)

@@ -28,7 +28,7 @@ from papr.video import POLICIES, average_views, open_video, read_views, views
 from tiny_video import FRAMES, VIDEO_CASES
 
 SIDE = 64
-#: A proposal that a configuration can name: the embedded one, on small frames.
+#: A proposal that a configuration can name: glance, on small frames.
 KEEP = PruneConfig(0.5, proposal_size=32)
 
 

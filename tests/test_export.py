@@ -101,10 +101,11 @@ def test_openvino_agrees(case) -> None:
     assert_agrees(model, written.path, in_openvino, 64, written.frames)
 
 
-def test_with_the_embedded_proposal(tmp_path: Path) -> None:
-    """Real weights, pixels renormalised and shrunk from 192 to 160 px in the file."""
+@pytest.mark.parametrize("name", ["glance", "efficientnet_lite0"])
+def test_with_a_named_proposal(name: str, tmp_path: Path) -> None:
+    """Real weights; of one of them pixels are renormalised and shrunk to 160 px in the file."""
     model = CASES["dinov3"].build(depth=2, img_size=192, patch_size=16)
-    papr.prune(model, 0.5, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    papr.prune(model, 0.5, name, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     for format, suffix in FORMATS.items():
         written = papr.export(model, tmp_path / f"model{suffix}")
         assert (written.format, written.keep, written.grid) == (format, 0.5, (12, 12))

@@ -136,15 +136,17 @@ class TestWheels:
         expected = torch.rand(1)
         torch.manual_seed(3)
         papr.Proposal()
+        papr.Proposal(wheels.LITE0)
         assert torch.equal(torch.rand(1), expected)
 
-    def test_the_map_lies_on_the_object(self) -> None:
+    @pytest.mark.parametrize("name", ["glance", wheels.LITE0])
+    def test_the_map_lies_on_the_object(self, name: str) -> None:
         """A sanity check of axes: something in the top right corner is seen there."""
         data = pytest.importorskip("skimage.data")
         cat = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None].float() / 255
         scene = torch.full((1, 3, 224, 448), 0.5)
         scene[..., :112, 336:] = resize(cat[..., :300, 75:375], (112, 112))
-        scores = papr.Proposal().scorer(CPU, torch.float32, None, (0, 0, 0), (1, 1, 1))(scene)
+        scores = papr.Proposal(name).scorer(CPU, torch.float32, None, (0, 0, 0), (1, 1, 1))(scene)
         grid = papr.significance.to_grid(scores, (14, 28))[0]
         peak = int(grid.argmax())
         assert peak // 28 < 9
@@ -260,7 +262,10 @@ class Returning(nn.Module):
         (Returning(torch.zeros(1, 8, 2, 3, 3)), r"to return \(B, C, h, w\), got \(1, 8, 2, 3, 3\)"),
         (Returning("text"), "Returning returns no feature map.*got str"),
         (nn.Linear(7, 7), r"Linear to take an image \(1, 3, 160, 160\), it failed: RuntimeError"),
-        ("efficientnet_lite9", r"timm model, x3d_s, .* got 'efficientnet_lite9'; did you mean"),
+        (
+            "efficientnet_lite9",
+            r"\"glance\", .* timm model, x3d_s, .* got 'efficientnet_lite9'; did you mean",
+        ),
         (Path("nowhere.pth"), "expected a checkpoint file, nowhere.pth is none"),
         (3.5, "expected a proposal name, an nn.Module or a callable, got float"),
     ],

@@ -150,9 +150,9 @@ class TestFilesSay:
         assert summary["host"] == {**RANDOM, "source": HOST}
         if command == "eval":
             assert summary["proposals"] == {PROPOSAL: {**RANDOM, "source": PROPOSAL}}
-        else:  # the embedded one needs no download
-            wheel = summary["proposals"]["efficientnet_lite0"]
-            assert (wheel["kind"], len(wheel["sha256"])) == ("pretrained", 64)
+        else:  # glance needs no download
+            found = summary["proposals"]["glance"]
+            assert (found["kind"], len(found["sha256"])) == ("pretrained", 64)
 
     def test_an_evaluation_judges_nothing(self, run: Path) -> None:
         rows = pq.read_table(run / "eval" / "rows").to_pydict()
@@ -234,7 +234,7 @@ class TestFilesSay:
             said = extra["provenance.json"]
         assert json.loads(said) == found.provenance.to_dict()
         assert json.loads(said)["host"] == weights.to_dict()
-        assert json.loads(said)["proposals"]["efficientnet_lite0"]["kind"] == "pretrained"
+        assert json.loads(said)["proposals"]["glance"]["kind"] == "pretrained"
 
 
 class TestSpeedAlone:
@@ -275,6 +275,7 @@ class TestSpeedAlone:
 
 
 def test_a_proposal_is_random_only_where_it_would_be_downloaded() -> None:
+    assert as_proposal("glance", random_weights=True).weights.kind == "pretrained"
     assert as_proposal("efficientnet_lite0", random_weights=True).weights.kind == "pretrained"
     one, two = (as_proposal(PROPOSAL, random_weights=True) for _ in range(2))
     assert one.weights.random

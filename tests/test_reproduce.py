@@ -163,7 +163,7 @@ def test_a_rehearsal_on_images_counts_right_answers(monkeypatch, tmp_path: Path)
     path = tmp_path / "r.json"
     options = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--workers", "0"]
     options += ["--checkpoint", f"{TINY.counted}={tmp_path / 'own.pth'}"]
-    options += ["--proposal", "efficientnet_lite0", "--json", str(path)]
+    options += ["--proposal", "glance", "--json", str(path)]
     done = runner.invoke(app, ["reproduce", "augreg", *options, "--device", "cpu"])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "not the paper's mobileone_s0" in done.output

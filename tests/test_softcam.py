@@ -104,9 +104,9 @@ def test_map_and_selection_are_numpys(name: str) -> None:
 
 
 @torch.no_grad()
-def test_the_embedded_network_gets_its_classifier_when_it_is_asked_for() -> None:
+def test_a_named_network_gets_its_classifier_when_it_is_asked_for() -> None:
     """Real weights, folded and run at their own size, against the classifier as it is."""
-    proposal = papr.Proposal()
+    proposal = papr.Proposal(wheels.LITE0)
     assert proposal._head is None
     x = torch.rand(2, 3, 96, 96) * 2 - 1
     found = proposal.scorer(CPU, torch.float32, "input", score="softcam")(x)
@@ -220,7 +220,10 @@ def test_papr_mask(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*_mask(tmp_path), "--score", "softcam"])
     assert done.exit_code == 0, done.output
     line = json.loads((tmp_path / "masks.jsonl").read_text())
-    pixels, proposal = images.to_pixels(images.load_image(tmp_path / "a.png")), papr.Proposal()
+    pixels, proposal = (
+        images.to_pixels(images.load_image(tmp_path / "a.png")),
+        papr.Proposal(wheels.LITE0),
+    )
     kept = {
         score: images.select_patches(pixels, 0.5, proposal, score=score).indices[0].tolist()
         for score in ("softcam", "significance")
@@ -232,4 +235,5 @@ def test_papr_mask(tmp_path: Path) -> None:
 
 
 def _mask(folder: Path) -> list[str]:
-    return ["mask", str(folder / "a.png"), "--out", str(folder), "--img-size", "64"]
+    options = ["--out", str(folder), "--img-size", "64", "--proposal", wheels.LITE0]
+    return ["mask", str(folder / "a.png"), *options]

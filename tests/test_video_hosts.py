@@ -13,7 +13,7 @@ import papr
 from conftest import DEVICE, TOLERANCE
 from papr.baselines import centre_scores, random_scores
 from papr.graft import states
-from papr.proposals.scorers import NetScorer
+from papr.proposals.scorers import GlanceScorer
 from tiny import prune
 from tiny_video import SMALL_VIDEO, VIDEO_CASES
 
@@ -157,7 +157,7 @@ def test_an_image_proposal_sees_the_first_frame_of_each_tubelet(frames: int) -> 
     papr.prune(model, 0.5, who, proposal_size=64)
     model(clips)
     scorer = who.scorer(torch.device("cpu"), torch.float32, 64)
-    assert type(scorer) is NetScorer
+    assert type(scorer) is GlanceScorer
     firsts = range(0, frames, 2)
     by_hand = torch.stack([scorer(clips[:, frame].cpu()) for frame in firsts], dim=1)
     grid = (frames // 2, 4, 4)

@@ -16,7 +16,7 @@ from papr.evaluate.sources import Item
 
 CLASSES = ("ant", "bee", "cat")
 SIZE = 32
-#: A proposal that a configuration can name, at the host's size: the embedded one.
+#: A proposal that a configuration can name, at the host's size: glance.
 KEEPS = [PruneConfig(keep, proposal_size="input") for keep in (0.75, 0.5)]
 
 

@@ -13,16 +13,19 @@ from torch import Tensor
 
 from papr.config import DEFAULT_PROPOSAL, Triple, check_keep, check_statistics
 from papr.errors import ConfigError, SelectionError
-from papr.proposals import as_proposal
+from papr.proposals import Proposal, as_proposal
 from papr.selecting import kept_count
 from papr.significance import to_grid
 
 #: Budgets as fractions of the target's. Eighths of all patches are too coarse at a low target.
 STEPS = (0.75, 0.875, 1.0, 1.125, 1.25)
-#: Share by target, of the embedded proposal at its default size on a grid of 14 x 14: what `fit`
-#: gives on every second of 500 ImageNet photographs. benchmarks/adaptive.py stores it as "shares".
+#: Proposal -> share by target, at its own size on a grid of 14 x 14: what `fit` gives on every
+#: second of 500 ImageNet photographs. benchmarks/adaptive.py stores Lite0's as "shares".
 #: None below 0.5: what budgets gain there is lost again to the time that small groups take.
-SHARES = {0.5: 0.7112, 0.6: 0.8000, 0.7: 0.8790}
+SHARES: dict[str, dict[float, float]] = {
+    "glance": {0.5: 0.7807, 0.6: 0.8561, 0.7: 0.9163},
+    "efficientnet_lite0": {0.5: 0.7112, 0.6: 0.8000, 0.7: 0.8790},
+}
 
 
 def ladder(target: float, patches: int) -> list[int]:
@@ -33,6 +36,16 @@ def ladder(target: float, patches: int) -> list[int]:
         patches: patches on the grid.
     """
     return sorted({kept_count(min(1.0, target * step), patches) for step in STEPS})
+
+
+def from_zero(scores: Tensor, proposal: Proposal) -> Tensor:
+    """A significance map (B, *grid) whose zero says that nothing is there.
+
+    glance learned where there is more than elsewhere, and no zero: the least of its map is taken.
+    """
+    if proposal.has_zero:
+        return scores
+    return scores - scores.flatten(1).amin(1).view(-1, *[1] * (scores.ndim - 1))
 
 
 def budgets(scores: Tensor, share: float, target: float) -> Tensor:
@@ -93,7 +106,7 @@ def calibrate(
     maps = []
     for pixels in [images] if isinstance(images, Tensor) else images:
         scorer = maker.scorer(pixels.device, torch.float32, None, mean, std, score=score)
-        maps.append(to_grid(scorer(pixels), grid).cpu())
+        maps.append(from_zero(to_grid(scorer(pixels), grid), maker).cpu())
     if not maps or not sum(map(len, maps)):
         raise SelectionError("expected at least one image to calibrate on, got none")
     return fit(torch.cat(maps), target)
@@ -134,19 +147,21 @@ def fit(scores: Tensor, target: float) -> float:
 
 
 def default_share(target: float, proposal: object) -> float:
-    """The share measured for the embedded proposal, between the targets measured linearly.
+    """The share measured for a proposal, between the targets measured linearly.
 
     Raises:
         ConfigError: another proposal, or a target outside those measured.
     """
-    known = sorted(SHARES)
-    if proposal != DEFAULT_PROPOSAL or not known[0] <= target <= known[-1]:
+    shares = SHARES.get(proposal, {}) if isinstance(proposal, str) else {}
+    known = sorted(shares)
+    if not known or not known[0] <= target <= known[-1]:
+        least, most = min(SHARES[DEFAULT_PROPOSAL]), max(SHARES[DEFAULT_PROPOSAL])
         raise ConfigError(
             f"expected share=papr.calibrate(images, target), since one is known for "
-            f'{DEFAULT_PROPOSAL} at its own size, score="significance" and targets from '
-            f"{known[0]} to {known[-1]} only, got none for {target!r}"
+            f'{" and ".join(SHARES)} at their own size, score="significance" and targets from '
+            f"{least} to {most} only, got none for {target!r}"
         )
     above = next(t for t in known if t >= target)
     below = max((t for t in known if t <= target), default=above)
     part = 0.0 if above == below else (target - below) / (above - below)
-    return SHARES[below] + part * (SHARES[above] - SHARES[below])
+    return shares[below] + part * (shares[above] - shares[below])

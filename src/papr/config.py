@@ -14,7 +14,8 @@ from papr.errors import ConfigError, one_line
 from papr.later import Merge, Recut, read
 from papr.provenance import KEY
 
-DEFAULT_PROPOSAL = "efficientnet_lite0"
+#: Comes with papr; see `papr.proposals.glance`.
+DEFAULT_PROPOSAL = "glance"
 
 #: A resolution: None for the proposal's own choice, "input" for the host's pixels as they come,
 #: an int for the shorter side in pixels, a pair for (height, width).
@@ -39,7 +40,7 @@ class PruneConfig:
 
     Attributes:
         keep: fraction of patches that stay, 0 < keep <= 1 (the paper's z). 1 is the dense model.
-        proposal: who looks first: a name (a timm ConvNet, or the embedded "efficientnet_lite0"),
+        proposal: who looks first: a name ("glance", which comes with papr, or any timm ConvNet),
             an `nn.Module` that returns a feature map, a callable `pixels -> scores (B, h, w)`, or
             a `papr.Proposal`.
         proposal_size: resolution the proposal runs at. None: its default; an int: the shorter
@@ -55,10 +56,11 @@ class PruneConfig:
         attention: of a Swin host, "dense" (the paper's: only MLPs skip) or "kept" (tokens that
             are not selected take no part in window attention either, neither as queries nor as
             keys; faster, and further from the dense model).
-        score: "significance" (the paper's channel mean); of an image host "softcam", the class
-            activation maps of the proposal's classes, each weighted by its probability (see
-            `papr.proposals.heads`); or of a video host "motion", which mixes the significance with
-            how much each patch changed since the last tubelet (see `papr.motion`).
+        score: "significance" (the paper's channel mean; of glance its own map); of an image host
+            "softcam", the class activation maps of the proposal's classes, if it has some, each
+            weighted by its probability (see `papr.proposals.heads`); or of a video host "motion",
+            which mixes the significance with how much each patch changed since the last tubelet
+            (see `papr.motion`).
         motion_weight: the weight of that change, 0 to 1; the significance has the rest.
         reuse: of a video host, for how many clips of a stream the significance map serves, the
             one it was made from included. With gradients enabled every clip is looked at.

