@@ -100,7 +100,7 @@ class SlowBlocks:
             share = (queries[0, :, 0, None] @ keys[0].transpose(1, 2)).float()[:, 0]
             share = share / queries.shape[-1] ** 0.5
             if self.sized:
-                share = share + torch.tensor([1.0] * p + self.weights).log()
+                share = share + share.new_tensor([1.0] * p + self.weights).log()
             scores = share.softmax(-1).mean(0)[p:].tolist()
             patches, alike = self.cut(scores, patches, alike)
         patches = self.merge(patches, alike, self.merges.get(number, 0))
