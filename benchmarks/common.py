@@ -38,13 +38,17 @@ def save(path: Path, device: str, **figures: object) -> None:
     """
     used = pick_device(device)
     path = path.with_name(path.name.replace("{device}", used.type))
-    report = {
+    write_json(path, report(used, **figures))
+    print(f"written to {path}")
+
+
+def report(device: torch.device, **figures: object) -> dict[str, object]:
+    """Figures beside the command, the versions and the machine they come from."""
+    return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "environment": environment(used),
+        "environment": environment(device),
         **figures,
     }
-    write_json(path, report)
-    print(f"written to {path}")
 
 
 def photographs(folder: Path, size: int = 224) -> tuple[torch.Tensor, torch.Tensor]:

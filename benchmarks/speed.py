@@ -3,7 +3,8 @@
 Rivals take turns in one run; ratios are taken turn by turn. On a CPU: ViT-B/16, batch 8, float32
 and bfloat16. On CUDA: ViT-B/16 and ViT-L/16, batch 256, bfloat16, eager and compiled. Beside the
 default proposal runs a selection at random (what pruning costs without a proposal) and the host's
-bare work on the same number of tokens, so that papr's own overhead shows.
+bare work on the same number of tokens, so that papr's own overhead shows. For a GPU there is
+gpu.py, which measures more of it.
 """
 
 import time
@@ -92,13 +93,12 @@ def main() -> None:
             )
             costs[f"{name} {dtype}"] = overhead(host, images, args.rounds)
             costs[f"{name} {dtype}"]["seconds_to_prune"] = prune_seconds
-            for compiled in [False, True] if device.type == "cuda" or args.compile else [False]:
-                for row in compare(
-                    host, images, [0.7, 0.5, 0.3], rounds=args.rounds, compiled=compiled
-                ):
-                    rows.append({"model": name, "compiled": compiled} | row.to_dict())
+            compiles = device.type == "cuda" or args.compile
+            for mode in ["eager", "compiled"] if compiles else ["eager"]:
+                for row in compare(host, images, [0.7, 0.5, 0.3], rounds=args.rounds, mode=mode):
+                    rows.append({"model": name} | row.to_dict())
                     print(
-                        f"{name} {dtype} compiled={compiled} keep={row.keep:g}: "
+                        f"{name} {dtype} {mode} keep={row.keep:g}: "
                         f"{row.ms_per_image[0]:.2f} ms/image, {row.speedup[0]:.3f}x "
                         f"({row.speedup[1]:.3f}-{row.speedup[2]:.3f}), ideal {row.ideal:.3f}, "
                         f"efficiency {row.efficiency:.3f}, peak {row.peak_mb:.0f} MB",

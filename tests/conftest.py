@@ -21,6 +21,10 @@ SHARED = Path(os.environ.get("PAPR_SHARED", Path(__file__).parents[2] / "shared"
 #: Where the contract tests run; `PAPR_TEST_DEVICE=cuda make test` runs them on a GPU.
 DEVICE = torch.device(os.environ.get("PAPR_TEST_DEVICE", "cpu"))
 
+# float32 is float32 on a GPU too, where convolutions round to TF32 unless told not to
+torch.backends.cudnn.allow_tf32 = False
+torch.set_float32_matmul_precision("highest")
+
 #: Largest absolute difference that rounding explains, for values of order 1.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 import papr
 from conftest import DEVICE
@@ -260,6 +261,71 @@ def test_inductor_with_glance() -> None:
     logits = torch.compile(model, fullgraph=True)(x)
     assert torch.equal(papr.selection(model).indices, chosen)
     assert (logits - expected).abs().max() < 1e-4
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(
+    DEVICE.type == "cpu" and shutil.which("c++") is None,
+    reason="inductor needs a C++ compiler on a CPU",
+)
+@pytest.mark.parametrize("name", ["augreg", "convnext"])
+def test_reduce_overhead(name: str) -> None:
+    """CUDA graphs where there is CUDA, compiled code elsewhere: what each call answered and kept.
+
+    Calls of two hosts take turns, as rivals do that are timed.
+    """
+    case = CASES[name]
+    model, dense = case.prune(case.build(depth=1), 0.5), case.build(depth=1)
+    inputs = [case.pixels(1) for _ in range(5)]
+    expected = [(case.logits(model, x), papr.selection(model).indices) for x in inputs]
+    runs = [torch.compile(m, fullgraph=True, mode="reduce-overhead") for m in (model, dense)]
+    counters.clear()
+    for x, (logits, kept) in zip(inputs, expected, strict=True):
+        answer = case.logits(runs[0], x).clone()  # the next call overwrites what it answered
+        chosen = papr.selection(model).indices.clone()
+        case.logits(runs[1], x)
+        assert (answer - logits).abs().max() < 1e-4
+        assert torch.equal(chosen, kept)
+    if DEVICE.type == "cuda":  # nothing kept a graph from being recorded
+        assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="only CUDA has graphs that overwrite")
+def test_what_graphs_overwrote_is_an_error_and_no_other_pass() -> None:
+    model = prune(CASES["augreg"].build(depth=1), 0.5)
+    graphed = torch.compile(model, fullgraph=True, mode="reduce-overhead")
+    x, other = (torch.randn(1, 3, 64, 64, device=DEVICE) for _ in range(2))
+    for _ in range(3):
+        graphed(x)
+    before, kept = papr.selection(model), papr.selection(model).indices.clone()
+    graphed(other)
+    with pytest.raises(RuntimeError, match="overwritten"):
+        before.mask()
+    graphed(x)
+    assert torch.equal(papr.selection(model).indices, kept)
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(OLD_TORCH, reason="torch 2.6 marks them otherwise")
+@pytest.mark.parametrize("name", ["augreg", "swin_kept", "convnext", "hf_videomae"])
+def test_a_graph_copies_pixels_only(name: str) -> None:
+    """The proposal's weights, which lie outside the host's module tree, are taken for weights.
+
+    Otherwise the replay of a CUDA graph would copy them at every call.
+    """
+    copied: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        for node in graph.graph.find_nodes(op="placeholder"):
+            if "_dynamo_static_input_type" not in node.meta.get("tensor_dict", {}):
+                copied.append(node.name)
+        return graph.forward
+
+    case = CASES[name]
+    model = case.prune(case.build(depth=1), 0.5)
+    case.logits(torch.compile(model, fullgraph=True, backend=backend), case.pixels(1))
+    assert len(copied) == 1
 
 
 @pytest.mark.capability("torch.export")

@@ -41,6 +41,16 @@ def token_counts(case: Case, model: nn.Module, x: torch.Tensor) -> list[int]:
 
 
 @torch.no_grad()
+def test_float32_is_not_rounded_where_the_tests_run() -> None:
+    """To TF32, as a GPU's convolutions are by default: the tolerances below are float32's."""
+    assert not torch.backends.cudnn.allow_tf32
+    layer = nn.Conv2d(64, 64, 3).to(DEVICE)
+    x = torch.randn(2, 64, 16, 16, device=DEVICE)
+    exact = copy.deepcopy(layer).double()(x.double())
+    assert (layer(x) - exact).abs().max() < TOLERANCE[torch.float32]
+
+
+@torch.no_grad()
 def test_pruned_equals_dense_on_kept_patches(case) -> None:
     model = case.build()
     dense = copy.deepcopy(model)

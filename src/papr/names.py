@@ -30,5 +30,8 @@ POLICIES = ("videomae", "mmaction2", "mmaction2-slowonly", "uniform", "consecuti
 CAMS = ("papr", "gradcam", "gradcam++", "layercam", "eigencam", "scorecam", "softcam")
 #: Those that answer at once; the other, Score-CAM, runs a network 1280 times for a map.
 QUICK_CAMS = tuple(name for name in CAMS if name != "scorecam")
+#: Ways to run a host, of `papr.compare.modes`: as it is, compiled, and compiled with what it
+#: launches on a GPU recorded once and replayed (CUDA graphs).
+MODES = ("eager", "compiled", "graphs")
 #: Of a deletion or insertion curve, `papr.measure.curves.STEPS`.
 CURVE_STEPS = 14

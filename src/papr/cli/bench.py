@@ -1,9 +1,8 @@
 """`papr bench`: is it faster on this machine, and by how much of what it could be?"""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from functools import partial
+from typing import TYPE_CHECKING
 
 from papr.cli.common import (
     Attention,
@@ -15,6 +14,7 @@ from papr.cli.common import (
     Stages,
     advise,
     check_dtypes,
+    check_modes,
     out,
     parse_dtypes,
     parse_keeps,
@@ -24,6 +24,7 @@ from papr.cli.common import (
     parse_stages,
     print_line,
     progress,
+    say_where_it_pays,
     speed_table,
     written,
 )
@@ -33,6 +34,7 @@ from papr.cli.hosting import (
     Dtypes,
     JsonFile,
     Model,
+    Modes,
     RandomWeights,
     Rounds,
     TimedBatches,
@@ -46,6 +48,8 @@ from papr.provenance import KEY, Provenance
 from papr.words import counted
 
 if TYPE_CHECKING:
+    import torch
+
     from papr.compare import Row
 
 
@@ -55,9 +59,7 @@ def bench(
     batch: TimedBatches = None,
     dtype: Dtypes = "float32",
     device: Device = "auto",
-    compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile dense and pruned alike.")
-    ] = False,
+    modes: Modes = None,
     proposal: ProposalName = DEFAULT_PROPOSAL,
     random_weights: RandomWeights = False,
     proposal_size: ProposalSize = None,
@@ -74,65 +76,70 @@ def bench(
     speed does not depend on them. The
     speed-up is the median of the turns' ratios (quartiles in parentheses), the proposal's cost
     included. "ideal" is what the multiply-accumulates alone would give; measured/ideal says how
-    much of it arrives.
+    much of it arrives. Over several batch sizes it is also said from which on pruning pays.
     """
     keeps = [k for k in parse_keeps(keep) if k < 1]
     merge = parse_merge(merge_r)
     batches = None if batch is None else _batches(batch)
     check_dtypes(dtype)
+    ways = None if modes is None else check_modes(modes)
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     check_file(json_file, "--json")
     import torch
 
     from papr.compare import compare
+    from papr.compare.modes import over_batches, pays_from, usual_batches, usual_modes
+    from papr.compare.speed import WARMUP
     from papr.hosts.inputs import pixel_shape
     from papr.hub import video_statistics
 
     dtypes = parse_dtypes(dtype)
     target = pick_device(device)
     host, weights, who = make_for_speed(model, proposal, random_weights)
+    host = host.to(target)
     weighed = Provenance(weights, {who.name: who.weights})
     shape = pixel_shape(host)
     unit = "image" if len(shape) == 3 else "clip"
     mean, std = video_statistics(host, model) if unit == "clip" else (None, None)
-    batches = batches or {"image": [1, 8], "clip": [1]}[unit]
+    ways = ways or list(usual_modes(target))
+    sizes = batches or list(usual_batches(host))
 
     print_line(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
     if unit == "clip":
         out.print(f"clips of {' x '.join(map(str, shape))} (frames, channels, height, width)")
     tables: list[list[Row]] = []
-    turns = (rounds + 2) * (len(keeps) + 1)
+    turns = (rounds + WARMUP) * (len(keeps) + 1)
     with progress("timing") as bar:
-        task = bar.add_task("timing", total=turns * len(batches) * len(dtypes))
+        task = bar.add_task("timing", total=turns * len(sizes) * len(dtypes) * len(ways))
         for kind in dtypes:
             host = host.to(device=target, dtype=kind)
-            for size in batches:
-                images = torch.randn(size, *shape, device=target, dtype=kind)
-                tables.append(
-                    compare(
-                        host,
-                        images,
-                        keeps,
-                        rounds=rounds,
-                        compiled=compile,
-                        each_turn=lambda: bar.advance(task),
-                        proposal=who,
-                        proposal_size=parse_proposal_size(proposal_size),
-                        stages=parse_stages(stages),
-                        attention=attention,
-                        score=score,
-                        merge=merge,
-                        mean=mean,
-                        std=std,
-                    )
+            draw = partial(_pixels, shape, target, kind)
+            for way in ways:
+                timed = partial(
+                    compare,
+                    host,
+                    keeps=keeps,
+                    rounds=rounds,
+                    mode=way,
+                    each_turn=lambda: bar.advance(task),
+                    proposal=who,
+                    proposal_size=parse_proposal_size(proposal_size),
+                    stages=parse_stages(stages),
+                    attention=attention,
+                    score=score,
+                    merge=merge,
+                    mean=mean,
+                    std=std,
                 )
+                tables += over_batches(sizes, draw, timed)
     rows = [row for table in tables for row in table]
+    pays = pays_from(tables)
     report = {
         "command": " ".join(["papr", *sys.argv[1:]]),
         "model": model,
         KEY: weighed.to_dict(),
-        "compiled": compile,
+        "modes": ways,
         "proposal": proposal,
         "stages": stages,
         "attention": attention,
@@ -141,12 +148,22 @@ def bench(
         "rounds": rounds,
         "environment": environment(target),
         "rows": [row.to_dict() for row in rows],
+        "pays_from": [paying.to_dict() for paying in pays],
     }
     with written(json_file, report):
         for table in tables:
             out.print(speed_table(table, unit))
         out.print(f"Dense and pruned in turns, medians of {counted(rounds, 'round')} (quartiles).")
+        say_where_it_pays(pays, sizes)
         advise(rows)
+
+
+def _pixels(
+    shape: "tuple[int, ...]", device: "torch.device", dtype: "torch.dtype", batch: int
+) -> "torch.Tensor":
+    import torch
+
+    return torch.randn(batch, *shape, device=device, dtype=dtype)
 
 
 def _batches(text: str) -> list[int]:

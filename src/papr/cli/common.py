@@ -17,12 +17,13 @@ from papr.config import Size, check_keep, check_proposal_size, check_size, check
 from papr.errors import ConfigError
 from papr.files import write_json
 from papr.later import Merge
-from papr.names import CLIP_NETS
+from papr.names import CLIP_NETS, MODES
 
 if TYPE_CHECKING:  # the help of a command needs no torch
     import torch
 
     from papr.compare import Row
+    from papr.compare.modes import Paying
 
 out = Voice()
 errors = Voice(stderr=True)
@@ -173,6 +174,11 @@ def check_dtypes(text: str) -> list[str]:
     return parse_list(text, lambda name: DTYPES[DTYPES.index(name)], "--dtype")
 
 
+def check_modes(text: str) -> list[str]:
+    """Ways to run a host, comma-separated; ConfigError on another."""
+    return parse_list(text, lambda name: MODES[MODES.index(name)], "--modes")
+
+
 def parse_dtypes(text: str) -> "list[torch.dtype]":
     """Dtypes, comma-separated."""
     names = check_dtypes(text)
@@ -264,7 +270,7 @@ def speed_table(rows: "Sequence[Row]", unit: str = "image") -> Table:
         rows: of `papr.compare`.
         unit: what one row of a batch is, "image" or "clip".
     """
-    title = f"batch {rows[0].batch}, {rows[0].dtype}"
+    title = f"batch {rows[0].batch}, {rows[0].dtype}, {rows[0].mode}"
     headings = (f"ms/{unit}", f"{unit}s/s", "GMACs", "MB", "speed-up", "ideal", "of ideal")
     table = Sheet("keep", *headings, title=title)
     for row in rows:
@@ -319,17 +325,34 @@ def with_quartiles(ratio: tuple[float, float, float]) -> str:
     return f"{middle:.2f} [dim]({lower:.2f}-{upper:.2f})[/dim]"
 
 
+def say_where_it_pays(found: "Sequence[Paying]", asked: Sequence[int]) -> None:
+    """Say from which batch on pruning pays, where more than one was measured.
+
+    Args:
+        found: of `papr.compare.modes.pays_from`.
+        asked: the batch sizes that were to be timed, of which the largest may not have fitted.
+    """
+    for mode, batches in {paying.mode: paying.batches for paying in found}.items():
+        if left := sorted(set(asked) - set(batches)):
+            listed = ", ".join(map(str, left))
+            out.print(f"[yellow]Out of memory in {mode}: not timed at batch {listed}.[/yellow]")
+    if any(len(paying.batches) > 1 for paying in found):
+        out.print("Pruning pays at:")
+        for paying in found:
+            print_line(f"  {paying}")
+
+
 def advise(rows: "list[Row]") -> None:
     """Say plainly where pruning does not pay, and where these figures cannot tell."""
-    from papr.compare.speed import PAYS
+    from papr.compare.modes import PAYS
 
     for row in (row for row in rows if row.keep < 1):
         middle, lower, upper = row.speedup
-        which = f"Pruning to {row.keep:g} at batch {row.batch} in {row.dtype}"
+        which = f"Pruning to {row.keep:g} at batch {row.batch} in {row.dtype}, {row.mode},"
         if upper < PAYS:
             out.print(f"[yellow]{which} does not pay here: {middle:.2f}x.[/yellow]")
         elif lower < PAYS:
             out.print(
-                f"[yellow]{which}: {lower:.2f}x to {upper:.2f}x is too wide to tell whether it "
+                f"[yellow]{which} gives {lower:.2f}x to {upper:.2f}x, too wide to tell whether it "
                 "pays; run it again on a quieter machine, or with more --rounds.[/yellow]"
             )

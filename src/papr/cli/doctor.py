@@ -1,6 +1,7 @@
 """`papr doctor`: is pruning worth it for this model, on this machine, with this data?"""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,12 +12,14 @@ from papr.cli.common import (
     ProposalSize,
     Strict,
     check_dtypes,
+    check_modes,
     out,
     parse_keeps,
     parse_list,
     parse_proposal_size,
     print_line,
     progress,
+    say_where_it_pays,
     settle,
     speed_table,
     written,
@@ -29,6 +32,7 @@ from papr.cli.hosting import (
     JsonFile,
     LimitAlways,
     Model,
+    Modes,
     RandomWeights,
     Rounds,
     TimedBatches,
@@ -68,6 +72,7 @@ def doctor(
     batch: TimedBatches = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
+    modes: Modes = None,
     workers: Workers = None,
     limit: LimitAlways = 64,
     proposal: ProposalName = DEFAULT_PROPOSAL,
@@ -79,9 +84,10 @@ def doctor(
 ) -> None:
     """Say whether pruning pays for a model on this machine, and where its time goes.
 
-    Measured are: the model dense and pruned, in turns, at a few batch sizes; the proposal alone;
-    and what one process needs to decode and resize an image. From these come the break-even keep,
-    the speed-up to be expected from file to answer, and a verdict, which may be "do not bother".
+    Measured are: the model dense and pruned, in turns, at a few batch sizes, on CUDA eagerly and in
+    CUDA graphs; the proposal alone; and what one process needs to decode and resize an image. From
+    these come the batch size from which pruning pays, the break-even keep, the speed-up to be
+    expected from file to answer, and a verdict, which may be "do not bother".
     Speed does not depend on weights: --random-weights does without a download. What
     pruning costs in answers is for papr eval to say.
 
@@ -93,9 +99,11 @@ def doctor(
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     sizes = None if batch is None else parse_list(batch, _count, "--batch")
     check_dtypes(dtype)
+    ways = None if modes is None else check_modes(modes)
     looks_at = parse_proposal_size(proposal_size)
     check_file(json_file, "--json")
-    from papr.evaluate.doctor import diagnose, turns, usual_batches  # needs the extra `eval`
+    from papr.compare.modes import usual_batches, usual_modes
+    from papr.evaluate.doctor import diagnose, turns  # needs the extra `eval`
     from papr.hosts.inputs import pixel_shape
     from papr.hub import video_statistics
 
@@ -106,16 +114,19 @@ def doctor(
     is_video = len(pixel_shape(host)) == 4
     mean, std = video_statistics(host, model) if is_video else (None, None)
     sizes = sizes or list(usual_batches(host))
-    place = describe_device(next(host.parameters()).device)
+    target = next(host.parameters()).device
+    ways = ways or list(usual_modes(target))
+    place = describe_device(target)
     print_line(f"{model} ({weighed}), {place}, {dtype}")
     with progress("timing") as bar:
-        task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds))
+        task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds, len(ways)))
         found = diagnose(
             host,
             None if there is None else open_data(host, there),
             name=model,
             keeps=keeps,
             batches=sizes,
+            modes=ways,
             rounds=rounds,
             workers=workers,
             samples=limit,
@@ -132,7 +143,7 @@ def doctor(
         KEY: weighed.to_dict(),
     }
     with written(json_file, about | found.to_dict()):
-        show(found, "clip" if is_video else "image")
+        show(found, "clip" if is_video else "image", sizes)
     loading = None if found.measured is None else found.measured.loading
     if loading is not None:
         settle(loading.samples, len(loading.skipped), strict)
@@ -144,8 +155,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def show(found: "Diagnosis", unit: str) -> None:
-    """Print a diagnosis: the verdict first, then what it rests on."""
+def show(found: "Diagnosis", unit: str, asked: Sequence[int] = ()) -> None:
+    """Print a diagnosis: the verdict first, then what it rests on.
+
+    Args:
+        found: it.
+        unit: what one row of a batch is, "image" or "clip".
+        asked: the batch sizes that were to be timed.
+    """
+    from papr.compare.modes import pays_from
+
     colour = _COLOURS.get(found.verdict.kind, "red")
     out.print(found.verdict.text, style=f"bold {colour}", highlight=False, markup=False)
     for hindrance in found.hindrances:
@@ -153,6 +172,7 @@ def show(found: "Diagnosis", unit: str) -> None:
     if found.measured is None:
         return
     _show_break_even(found)
+    say_where_it_pays(pays_from(found.measured.tables), asked)
     for table in found.measured.tables:
         out.print(speed_table(table, unit))
     _show_parts(found, unit)
@@ -163,9 +183,9 @@ def show(found: "Diagnosis", unit: str) -> None:
 def _show_parts(found: "Diagnosis", unit: str) -> None:
     measured = found.measured
     assert measured is not None
-    batch = measured.tables[measured.best][0].batch
+    timed = measured.tables[measured.best][0]
     headings = ("decode", "resize", "proposal", "host", "rest", "end to end")
-    title = f"where the time of one {unit} goes, ms, batch {batch}"
+    title = f"where the time of one {unit} goes, ms, batch {timed.batch}, {timed.mode}"
     shown = Sheet("keep", *headings, title=title)
     dense = found.end_to_end[1.0]
     for part in found.parts:

@@ -25,7 +25,7 @@ from papr.cli.console import shown
 from papr.config import PruneConfig
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError, ProposalError
-from papr.names import POLICIES, VIDEO_HOSTS
+from papr.names import MODES, POLICIES, VIDEO_HOSTS
 from papr.provenance import Weights
 from papr.words import counted
 
@@ -121,6 +121,15 @@ TimedBatches = Annotated[
         "-b",
         help=f"{_BATCH} that is timed; several comma-separated, such as 1,8.",
         show_default="as the device and the host have use for",
+    ),
+]
+Modes = Annotated[
+    str | None,
+    typer.Option(
+        "--modes",
+        help=f"Among {', '.join(MODES)} (CUDA graphs, which small batches on a GPU need); several "
+        "comma-separated. All but eager compile every host for every batch size first.",
+        show_default="eager, on CUDA eager,graphs",
     ),
 ]
 Rounds = Annotated[int, typer.Option(min=1, help="Timed turns of every rival.")]

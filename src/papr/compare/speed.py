@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from papr.compare.modes import run_in
 from papr.measure import count_macs, interleave, peak_memory
 from papr.pruning import prune, unprune
 from papr.twins import twin
 from papr.wrappers import unwrap
 
-#: The least speed-up that is worth the patches it costs.
-PAYS = 1.05
+#: Turns that do not count. CUDA graphs are recorded in the second and replayed from the third on.
+WARMUP = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Row:
         peak_mb: peak memory of a call's tensors, weights not counted, in 10^6 bytes.
         speedup: over the dense host, turn by turn, (median, lower, upper quartile).
         ideal: dense GMACs / (host + proposal) GMACs.
+        mode: how it ran, among `papr.names.MODES`.
     """
 
     keep: float
@@ -42,6 +44,7 @@ class Row:
     peak_mb: float
     speedup: tuple[float, float, float]
     ideal: float
+    mode: str = "eager"
 
     @property
     def images_per_second(self) -> float:
@@ -66,8 +69,8 @@ def compare(
     keeps: Sequence[float],
     *,
     rounds: int = 7,
-    warmup: int = 2,
-    compiled: bool = False,
+    warmup: int = WARMUP,
+    mode: str = "eager",
     each_turn: Callable[[], object] | None = None,
     **options: Any,
 ) -> list[Row]:
@@ -79,7 +82,7 @@ def compare(
         keeps: fractions to prune to.
         rounds: turns that count.
         warmup: turns before them.
-        compiled: run all of them through `torch.compile(fullgraph=True)`.
+        mode: how all of them run: "eager", "compiled", or "graphs"; see `papr.compare.modes`.
         each_turn: called after every turn; there are (rounds + warmup) * (len(keeps) + 1).
         **options: further options of `papr.prune`.
 
@@ -91,9 +94,9 @@ def compare(
     for keep in keeps:
         hosts[keep] = prune(twin(hosts[1.0]), keep, **options)
     macs = {keep: count_macs(host, images).per_image(batch) for keep, host in hosts.items()}
-    if compiled:  # variants of one forward share a limit, which several calls would reach
+    if mode != "eager":  # variants of one forward share a limit, which several calls would reach
         torch._dynamo.reset()
-    run = {k: torch.compile(h, fullgraph=True) if compiled else h for k, h in hosts.items()}
+    run = {keep: run_in(mode, host) for keep, host in hosts.items()}
     calls = {str(keep): partial(host, images) for keep, host in run.items()}
     timings = interleave(calls, rounds, warmup, device, each_turn)
     dense = timings["1.0"]
@@ -105,15 +108,20 @@ def compare(
             ms_per_image=timings[str(keep)].ms_per_image(batch),
             gmacs_host=macs[keep].host / 1e9,
             gmacs_proposal=macs[keep].proposal / 1e9,
-            peak_mb=_peak_memory(host, run[keep], images) / 1e6,
+            peak_mb=_peak_memory(host, run[keep] if mode == "compiled" else host, images) / 1e6,
             speedup=timings[str(keep)].speedup_over(dense),
             ideal=macs[1.0].total / macs[keep].total,
+            mode=mode,
         )
         for keep, host in hosts.items()
     ]
 
 
 def _peak_memory(eager: nn.Module, run: Any, images: Tensor) -> int:
-    """Peak memory of a call in bytes; on a CPU only eager code shows its tensors."""
+    """Peak memory of a call in bytes; on a CPU only eager code shows its tensors.
+
+    What CUDA graphs use they set aside when they are recorded, so that a replay takes nothing: of
+    them it is eager code's.
+    """
     watched = run if images.device.type == "cuda" else eager
     return peak_memory(partial(watched, images), images.device)

@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from papr.ambient import neutral
-from papr.compare import compare
+from papr.compare import Row, compare
+from papr.compare.modes import over_batches, pays_from, run_in, usual_batches, usual_modes
+from papr.compare.speed import WARMUP
 from papr.config import DEFAULT_PROPOSAL, ProposalSize, Triple
 from papr.environment import environment
 from papr.errors import ConfigError, PaprError
@@ -44,8 +46,6 @@ from papr.words import counted
 from papr.wrappers import unwrap
 
 KEEPS = (0.7, 0.5, 0.3)
-BATCHES = {"cpu": (1, 8), "cuda": (1, 32, 128), "mps": (1, 16)}
-CLIP_BATCHES = (1, 2)
 #: The JPEG that stands for the user's photographs where there are none: ImageNet's usual size.
 STAND_IN = (500, 375)
 _PASSES = 3
@@ -71,7 +71,7 @@ class Diagnosis:
 
     @property
     def break_even(self) -> BreakEven | None:
-        """At the batch size that serves the dense host best."""
+        """In the mode and at the batch size that serve the dense host best."""
         found = self.measured
         return None if found is None else break_even(found.tables[found.best])
 
@@ -97,6 +97,7 @@ class Diagnosis:
             "break_even": self.break_even and asdict(self.break_even),
             "end_to_end": {f"{keep:g}": rate for keep, rate in self.end_to_end.items()},
             "parts": [asdict(part) for part in self.parts],
+            "pays_from": [] if found is None else [p.to_dict() for p in pays_from(found.tables)],
             "rows": [] if found is None else [r.to_dict() for table in found.tables for r in table],
             "proposal_ms": None if found is None else list(found.proposal_ms),
             "loading": found and found.loading and _loading(found.loading),
@@ -117,6 +118,7 @@ def diagnose(
     name: str = "",
     keeps: Sequence[float] = KEEPS,
     batches: Sequence[int] | None = None,
+    modes: Sequence[str] | None = None,
     rounds: int = 5,
     workers: int | None = None,
     samples: int = 64,
@@ -128,9 +130,9 @@ def diagnose(
 ) -> Diagnosis:
     """Measure this model on this machine and judge whether pruning pays.
 
-    Dense and pruned hosts take turns, for each batch size; then the dense host and the proposal
-    alone; then samples are decoded and prepared one by one in this process, as each of the loader's
-    processes does.
+    Dense and pruned hosts take turns, in each mode and at each batch size that fits into memory,
+    then the dense host and the proposal alone; at last samples are decoded and prepared one by one
+    in this process, as each of the loader's processes does.
 
     Args:
         host: on its device, in its dtype; left as it is, and measured in eval mode.
@@ -139,6 +141,7 @@ def diagnose(
         name: what the host was made by, which finds its own preprocessing.
         keeps: fractions below 1 to prune to; two or more for the break-even.
         batches: images or clips a call; None for a few that suit the device.
+        modes: how they run, among `papr.names.MODES`; None for those that suit the device.
         rounds: timed turns of each.
         workers: the loader's processes; None for as many as `papr.evaluate` takes.
         samples: how many of the data to load, evenly spread where they can be had by number.
@@ -174,12 +177,11 @@ def diagnose(
         "std": std,
     }
     dense = unprune(twin(host)).eval()
-    tables, proposal_ms = [], []
-    for batch in batches or usual_batches(host):
-        pixels = _pixels(dense, batch)
-        tables.append(compare(dense, pixels, keeps, rounds=rounds, each_turn=each_turn, **options))
-        share = _proposal_share(dense, pixels, keeps[0], rounds, each_turn, options)
-        proposal_ms.append(share * tables[-1][0].ms_per_image[0])
+    timed: list[tuple[list[Row], float]] = []
+    for mode in modes or usual_modes(weight.device):
+        one = partial(_time, dense, keeps, mode, rounds, each_turn, options)
+        timed += over_batches(batches or usual_batches(host), partial(_pixels, dense), one)
+    tables, proposal_ms = zip(*timed, strict=True)
     loading = None if prepare is None else measure_loading(prepare, source, samples)
     machine = Machine(
         weight.device.type,
@@ -191,16 +193,9 @@ def diagnose(
     return Diagnosis(support, judge(found), found, facts, about)
 
 
-def turns(keeps: int, batches: int, rounds: int) -> int:
+def turns(keeps: int, batches: int, rounds: int, modes: int = 1) -> int:
     """How many turns `diagnose` times."""
-    return (rounds + 2) * (keeps + 1 + 2) * batches
-
-
-def usual_batches(host: nn.Module) -> Sequence[int]:
-    """Batch sizes that suit a host's device."""
-    if len(pixel_shape(host)) == 4:
-        return CLIP_BATCHES
-    return BATCHES.get(next(host.parameters()).device.type, BATCHES["cuda"])
+    return (rounds + WARMUP) * (keeps + 1 + 2) * batches * modes
 
 
 def _opened(data: Source | str | Path, host: nn.Module) -> Source:
@@ -214,20 +209,40 @@ def _pixels(host: nn.Module, batch: int) -> Tensor:
     return drawn.to(device=weight.device, dtype=weight.dtype)
 
 
+def _time(
+    dense: nn.Module,
+    keeps: Sequence[float],
+    mode: str,
+    rounds: int,
+    each_turn: Callable[[], object] | None,
+    options: dict[str, Any],
+    pixels: Tensor,
+) -> tuple[list[Row], float]:
+    """One table, and how many milliseconds of an image the proposal alone takes."""
+    table = compare(dense, pixels, keeps, rounds=rounds, mode=mode, each_turn=each_turn, **options)
+    share = _proposal_share(dense, pixels, keeps[0], mode, rounds, each_turn, options)
+    return table, share * table[0].ms_per_image[0]
+
+
 @torch.inference_mode()
 def _proposal_share(
     dense: nn.Module,
     pixels: Tensor,
     keep: float,
+    mode: str,
     rounds: int,
     each_turn: Callable[[], object] | None,
     options: dict[str, Any],
 ) -> float:
     """The time of the proposal alone over the dense host's, in turns."""
-    scorer = states(prune(twin(dense), keep, **options))[0].scorer
+    scorer: nn.Module | None = states(prune(twin(dense), keep, **options))[0].scorer
     seen = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
-    rivals = {"dense": partial(dense, pixels), "proposal": partial(scorer, seen)}
-    found = interleave(rivals, rounds, 2, pixels.device, each_turn)
+    assert scorer is not None
+    rivals = {
+        "dense": partial(run_in(mode, dense), pixels),
+        "proposal": partial(run_in(mode, scorer), seen),
+    }
+    found = interleave(rivals, rounds, WARMUP, pixels.device, each_turn)
     pairs = zip(found["proposal"].seconds, found["dense"].seconds, strict=True)
     return quartiles([mine / theirs for mine, theirs in pairs])[0]
 

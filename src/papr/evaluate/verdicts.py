@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from papr.compare.speed import PAYS, Row
+from papr.compare.modes import PAYS
+from papr.compare.speed import Row
 from papr.evaluate.loading import Skipped
 from papr.words import counted
 
@@ -69,7 +70,7 @@ class Measured:
     """All that a verdict rests on.
 
     Attributes:
-        tables: of `papr.compare`, one for each batch size: the dense host first.
+        tables: of `papr.compare`, one for each mode and batch size: the dense host first.
         proposal_ms: of the proposal alone, per image, one for each table.
         loading: None where it was not measured.
         machine: where.
@@ -82,7 +83,7 @@ class Measured:
 
     @property
     def best(self) -> int:
-        """The table of the batch size that serves the dense host best."""
+        """The table of the mode and batch size that serve the dense host best."""
         return min(range(len(self.tables)), key=lambda i: self.tables[i][0].ms_per_image[0])
 
 
@@ -224,7 +225,7 @@ def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 
 def parts(found: Measured) -> list[Part]:
-    """Where the time goes at the batch size that serves the dense host best."""
+    """Where the time goes in the mode and at the batch size that serve the dense host best."""
     table, proposal = found.tables[found.best], found.proposal_ms[found.best]
     dense, loading = table[0], found.loading
     dense_ms = dense.ms_per_image[0]
@@ -264,7 +265,8 @@ def judge(found: Measured) -> Verdict:
     text = f"Looks good: keep={chosen.keep:g} gives {gain:.2f}x end to end ({alone})"
     if found.loading is None:
         text = f"Looks good: keep={chosen.keep:g} gives {alone}; loading was not measured"
-    text += f" at batch {dense.batch}. What it costs in answers says papr eval on your data."
+    text += f" at batch {dense.batch}, {dense.mode}."
+    text += " What it costs in answers says papr eval on your data."
     return Verdict("good", text, chosen.keep, gain)
 
 
@@ -289,7 +291,7 @@ def _why_not(dense: Row, pruned: Sequence[Row], proposal_ms: float) -> Verdict:
         "overhead",
         f"Do not bother: the work that pruning saves does not come off the clock here; {reached} "
         f"where the arithmetic alone would give {max(row.ideal for row in pruned):.2f}x. Larger "
-        "batches, or torch.compile, may change that.",
+        "batches, or --modes compiled,graphs, may change that.",
     )
 
 
