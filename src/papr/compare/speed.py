@@ -14,8 +14,8 @@ from papr.pruning import prune, unprune
 from papr.twins import twin
 from papr.wrappers import unwrap
 
-#: Turns that do not count. CUDA graphs are recorded in the second and replayed from the third on.
-WARMUP = 3
+#: Turns that do not count: code is compiled in the first, CUDA graphs are recorded in the second.
+WARMUP = 2
 
 
 @dataclass(frozen=True)
