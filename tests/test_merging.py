@@ -174,7 +174,7 @@ def test_dense_features_of_merged_tokens() -> None:
             near = tokens[b, sources[b][alive[min(far)[1]]]]
             there = bool(kept[b, r, c])
             assert torch.equal(nearest[b, :, r, c], near)
-            assert torch.equal(found[b, :, r, c], near if there else torch.zeros(48))
+            assert torch.equal(found[b, :, r, c], near if there else 0 * near)
             assert torch.allclose(means[b, :, r, c], near if there else mean, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from conftest import DEVICE
 from tiny import CASES
 
 
@@ -14,7 +15,7 @@ def test_gradients_of_each_sample_are_those_of_it_alone(name: str) -> None:
     case = CASES[name]
     model = case.prune(case.build(depth=2), 0.5)
     weights = {key: value.detach() for key, value in model.named_parameters()}
-    images, classes = case.pixels(3), torch.tensor([1, 2, 3])
+    images, classes = case.pixels(3), torch.tensor([1, 2, 3], device=DEVICE)
 
     def loss(weights: dict[str, Tensor], image: Tensor, target: Tensor) -> Tensor:
         logits = functional_call(model, weights, (image[None],))

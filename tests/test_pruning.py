@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import papr
+from conftest import DEVICE
 from papr.errors import ConfigError, SelectionError, UnsupportedModelError
 from papr.graft import states
 from papr.reducers.drop import drop
@@ -78,7 +79,7 @@ def test_configuration_object() -> None:
     model = CASES["augreg"].build()
     config = papr.PruneConfig(0.25, proposal=lambda x: x.mean(1), trace=False)
     papr.prune(model, config)
-    model(torch.randn(1, 3, 64, 64))
+    model(torch.randn(1, 3, 64, 64, device=DEVICE))
     with pytest.raises(SelectionError, match="trace=True"):
         papr.selection(model)
 
@@ -111,7 +112,7 @@ def test_selection_before_there_is_one() -> None:
     with pytest.raises(SelectionError, match="none yet"):
         papr.selection(model)
     with pytest.raises(SelectionError, match="expected pixels to enter the host"):
-        model.patch_drop(torch.zeros(1, 65, 48))
+        model.patch_drop(torch.zeros(1, 65, 48, device=DEVICE))
 
 
 def test_unprune_of_a_dense_model_does_nothing() -> None:
@@ -180,7 +181,7 @@ def test_a_failing_prune_leaves_an_earlier_one_in_force() -> None:
         papr.prune(model, 0.5, proposal="no_such_network")
     with pytest.raises(ConfigError):
         prune(model, 0)
-    model(torch.randn(1, 3, 64, 64))
+    model(torch.randn(1, 3, 64, 64, device=DEVICE))
     assert papr.selection(model).indices.shape == (1, 16)
 
 
@@ -192,7 +193,7 @@ def test_forward_replaced_on_the_instance_is_refused() -> None:
         prune(model)
     assert not papr.is_pruned(model)
     model.patch_embed.forward = own  # as libraries leave it there that take theirs away
-    prune(model)(torch.randn(1, 3, 64, 64))
+    prune(model)(torch.randn(1, 3, 64, 64, device=DEVICE))
     assert papr.selection(model).indices.shape == (1, 32)
 
 
@@ -210,7 +211,7 @@ def test_wrapped_models() -> None:
     wrapped = nn.DataParallel(model)
     assert prune(wrapped) is wrapped
     assert papr.is_pruned(model)
-    wrapped(torch.randn(1, 3, 64, 64))
+    wrapped(torch.randn(1, 3, 64, 64, device=DEVICE))
     assert papr.selection(wrapped).indices.shape == (1, 32)
     papr.unprune(wrapped)
     assert not papr.is_pruned(model)
@@ -238,7 +239,7 @@ def test_a_proposal_that_cannot_be_moved_fails_before_anything_is_changed(monkey
     with pytest.raises(MemoryError):
         prune(model, 0.5)
     monkeypatch.undo()
-    model(torch.randn(1, 3, 64, 64))
+    model(torch.randn(1, 3, 64, 64, device=DEVICE))
     assert papr.selection(model).indices.shape == (1, 16)
 
 
@@ -249,7 +250,7 @@ def test_maps_and_tokens_of_another_batch_are_refused() -> None:
 
     model = papr.prune(CASES["augreg"].build(), 0.5, Averaging())
     with pytest.raises(papr.ProposalError, match="a map for each of 3 inputs"):
-        model(torch.randn(3, 3, 64, 64))
+        model(torch.randn(3, 3, 64, 64, device=DEVICE))
     chosen = papr.select(torch.randn(2, 4, 4), 8)
     with pytest.raises(SelectionError, match=r"expected tokens \(2, 17, C\)"):
         drop(torch.randn(5, 17, 3), chosen, 1)
@@ -259,7 +260,7 @@ def test_maps_and_tokens_of_another_batch_are_refused() -> None:
 def test_pixels_of_another_rank(shape: tuple[int, ...]) -> None:
     model = prune(CASES["augreg"].build())
     with pytest.raises(SelectionError, match=r"expected floating pixels \(B, 3, H, W\), got"):
-        model(torch.zeros(shape))
+        model(torch.zeros(shape, device=DEVICE))
 
 
 @torch.no_grad()
@@ -268,7 +269,7 @@ def test_padded_and_cut_images_keep_patch_and_pixel_together() -> None:
     seen = []
     model = CASES["dynamic_padded"].build()
     papr.prune(model, 0.5, lambda x: seen.append(x) or x.mean(1))
-    images = torch.randn(1, 3, 60, 68)
+    images = torch.randn(1, 3, 60, 68, device=DEVICE)
     model(images)
     assert papr.selection(model).grid == (8, 9)
     assert seen[0].shape[-2:] == (64, 72)

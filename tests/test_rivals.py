@@ -71,7 +71,7 @@ def test_scores_of_the_users_own_go_with_the_images_over_all_batches() -> None:
     case = CASES["augreg"]
     model, images, table = case.build(), case.pixels(5), torch.rand(5, 8, 8)
     row = by_name(rivals(model, images, 0.5, batch=2, oracle=table, proposal=proposal(), **FAST))
-    pruned = papr.prune(case.build(), 0.5, lambda pixels: table)
+    pruned = papr.prune(case.build(), 0.5, lambda pixels: table.to(pixels))
     with torch.no_grad():
         expected = F.cosine_similarity(pruned(images), model(images)).mean()
     assert row["oracle"].cosine == pytest.approx(float(expected), abs=1e-5)

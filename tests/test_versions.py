@@ -18,7 +18,7 @@ from torch import nn
 import bounds
 import papr
 from capabilities import TABLE
-from conftest import pytest_terminal_summary
+from conftest import DEVICE, pytest_terminal_summary
 from papr.errors import UnsupportedModelError
 from papr.hosts import versions
 from papr.hosts.versions import describe, is_tested, versions_tested
@@ -223,5 +223,5 @@ def test_refusals_for_other_reasons_name_no_version(build, reason: str, monkeypa
 def test_an_untested_version_whose_sites_are_there_is_pruned(monkeypatch) -> None:
     monkeypatch.setattr(timm, "__version__", "99.0")
     model = prune(CASES["augreg"].build(), 0.5)
-    model(torch.randn(1, 3, 64, 64))
+    model(torch.randn(1, 3, 64, 64, device=DEVICE))
     assert papr.selection(model).indices.shape == (1, 32)
