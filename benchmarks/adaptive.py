@@ -7,9 +7,9 @@ Halves are drawn several times and each serves both ways; a photograph's figure 
 the draws, and the intervals are bootstrapped over photographs.
 
 The judge is EfficientNet-Lite2, which sees only the kept 16-px patches of a 14 x 14 grid, the rest
-filled with the image's mean colour; the maps are those of the embedded proposal (Lite0). Beside
-the ways to allot stand their own budgets dealt to other images at random: where these do as well,
-the allotment knows nothing, and its spread alone costs.
+filled with the image's mean colour; the maps are those of EfficientNet-Lite0. Beside the ways to
+allot stand their own budgets dealt to other images at random: where these do as well, the allotment
+knows nothing, and its spread alone costs.
 
 Then the time: a ViT-B/16 pruned with the fixed keep and with a budget for each image, on batches
 of photographs whose budgets are spread as all are; both in turns, the proposal's time included. The
@@ -182,7 +182,7 @@ def interval(values: Tensor) -> tuple[float, float, float]:
 def look(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Significance maps (N, 14, 14) and the proposal's own confidence (N,)."""
     net = folded(wheels.classifier(wheels.LITE0).to(pixels.device))
-    scorer = Proposal().scorer(pixels.device, torch.float32, None, MEAN, STD)
+    scorer = Proposal(wheels.LITE0).scorer(pixels.device, torch.float32, None, MEAN, STD)
     maps, confidence = [], []
     for images in pixels.split(32):
         maps.append(to_grid(scorer((images - 0.5) / 0.5), GRID))
@@ -225,8 +225,8 @@ def times(
 ) -> dict:
     """Papr itself with a budget for each image, over papr with the same keep for all."""
     statistics = {"mean": MEAN, "std": STD}
-    fixed = prune(twin(host), keep, **statistics)
-    adaptive = prune(twin(host), "auto", target=keep, share=share, **statistics)
+    fixed = prune(twin(host), keep, wheels.LITE0, **statistics)
+    adaptive = prune(twin(host), "auto", wheels.LITE0, target=keep, share=share, **statistics)
     counts = budgets(maps, share, keep)
     images = (pixels[typical(counts, batch).to(pixels.device)] - 0.5) / 0.5
     rivals = {"fixed": lambda: fixed(images), "adaptive": lambda: adaptive(images)}

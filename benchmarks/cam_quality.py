@@ -102,7 +102,9 @@ def main() -> None:
         for name, row in rows.items():
             print(f"  {name:12}", row)
 
-    at_160 = functools.partial(Proposal().scorer, device, torch.float32, None, MEAN, STD)
+    at_160 = functools.partial(
+        Proposal(wheels.LITE0).scorer, device, torch.float32, None, MEAN, STD
+    )
     scorers: dict[str, Callable[[Tensor], Tensor]] = {
         "papr": cams["papr"],
         "softcam": cams["softcam"],

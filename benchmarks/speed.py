@@ -3,23 +3,27 @@
 Rivals take turns in one run; ratios are taken turn by turn. On a CPU: ViT-B/16, batch 8, float32
 and bfloat16. On CUDA: ViT-B/16 and ViT-L/16, batch 256, bfloat16, eager and compiled. Beside the
 default proposal runs a selection at random (what pruning costs without a proposal) and the host's
-bare work on the same number of tokens, so that papr's own overhead shows. For a GPU there is
-gpu.py, which measures more of it.
+bare work on the same number of tokens, so that papr's own overhead shows; and the dense host on a
+smaller picture, which has about as many patches without a proposal. For a GPU there is gpu.py,
+which measures more of it.
 """
 
 import time
+from functools import partial
 
 import timm
 import torch
 
 import papr
 from common import parser, save
-from papr.baselines import random_scores
+from papr.baselines import lower_resolution, random_scores
 from papr.compare import compare
 from papr.environment import describe_device, pick_device
 from papr.measure import interleave, peak_memory, quartiles
+from papr.selecting import kept_count
 from papr.twins import twin
 
+KEEPS = (0.7, 0.5, 0.3)
 CPU = {"models": ["vit_base_patch16_224"], "batch": 8, "dtypes": ["float32", "bfloat16"]}
 CUDA = {
     "models": ["vit_base_patch16_224", "vit_large_patch16_224"],
@@ -60,6 +64,24 @@ def overhead(host: torch.nn.Module, images: torch.Tensor, rounds: int) -> dict:
     }
 
 
+@torch.inference_mode()
+def smaller_pictures(host: torch.nn.Module, images: torch.Tensor, rounds: int) -> list[dict]:
+    """The dense host on pictures with about as many patches as pruning keeps."""
+    found = {keep: lower_resolution(host, kept_count(keep, 14 * 14), images) for keep in KEEPS}
+    calls = {"dense": partial(host, images)}
+    calls |= {str(keep): partial(model, images) for keep, model in found.items()}
+    timings = interleave(calls, rounds, device=images.device)
+    return [
+        {
+            "keep": keep,
+            "side": model.size[0],
+            "patches": model.count,
+            "speedup": timings[str(keep)].speedup_over(timings["dense"]),
+        }
+        for keep, model in found.items()
+    ]
+
+
 def seconds_to_prune(host: torch.nn.Module) -> float:
     """One call with the embedded proposal, its weights read from disk."""
     model = twin(host)
@@ -82,6 +104,7 @@ def main() -> None:
     print(describe_device(device))
 
     rows = []
+    smaller = []
     costs = {}
     for name in plan["models"]:
         host = timm.create_model(name).eval()
@@ -93,9 +116,12 @@ def main() -> None:
             )
             costs[f"{name} {dtype}"] = overhead(host, images, args.rounds)
             costs[f"{name} {dtype}"]["seconds_to_prune"] = prune_seconds
+            for row in smaller_pictures(host, images, args.rounds):
+                smaller.append({"model": name, "dtype": dtype} | row)
+                print(smaller[-1], flush=True)
             compiles = device.type == "cuda" or args.compile
             for mode in ["eager", "compiled"] if compiles else ["eager"]:
-                for row in compare(host, images, [0.7, 0.5, 0.3], rounds=args.rounds, mode=mode):
+                for row in compare(host, images, KEEPS, rounds=args.rounds, mode=mode):
                     rows.append({"model": name} | row.to_dict())
                     print(
                         f"{name} {dtype} {mode} keep={row.keep:g}: "
@@ -105,7 +131,8 @@ def main() -> None:
                         flush=True,
                     )
             print(costs[f"{name} {dtype}"], flush=True)
-    save(args.json, args.device, weights="random", rounds=args.rounds, rows=rows, costs=costs)
+    figures = {"rows": rows, "smaller": smaller, "costs": costs}
+    save(args.json, args.device, weights="random", rounds=args.rounds, **figures)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main() -> None:
     used = memory(device)
     print(used, flush=True)
     proposals = {
-        "efficientnet_lite0": papr.Proposal(),
+        "efficientnet_lite0": papr.Proposal("efficientnet_lite0"),
         "x3d_m": papr.Proposal("x3d_m", pretrained=False),
     }
     host = create_video(HOST, random_weights=True)[0]
