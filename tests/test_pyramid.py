@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -10,6 +11,7 @@ from conftest import DEVICE
 from operations import more, operations
 from papr.graft import Grafted, states
 from papr.proposals.scorers import Scorer
+from papr.reducers import windows
 from papr.selecting import kept_count, select
 from papr.significance import to_grid
 from tiny import CASES
@@ -123,6 +125,26 @@ def test_a_window_without_kept_patches_is_finite() -> None:
         answer.sum().backward()
     assert answer.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["swin_kept_padded", "torchvision_swin_v2_kept", "hf_swin_kept"])
+def test_masks_as_cuda_wants_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of masks that lie further apart in memory change no answer."""
+    case, x = PYRAMID_CASES[name], images()
+    model = case.prune(case.build())
+    wanted, strides = case.logits(model, x), []
+    fused = F.scaled_dot_product_attention
+
+    def seen(q, k, v, mask, **options):
+        strides.append(mask.stride())
+        return fused(q, k, v, mask, **options)
+
+    monkeypatch.setattr(windows, "_aligned", lambda area, device: area + 24 + -area % 8)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
+    assert (case.logits(model, x) - wanted).abs().max() < 1e-6
+    assert len(strides) == 4
+    assert all(stride % 8 == 0 and last == 1 for *rows, last in strides for stride in rows)
 
 
 @torch.no_grad()

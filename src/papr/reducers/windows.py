@@ -32,7 +32,8 @@ class Windows(NamedTuple):
         sources: (B * windows * area,) int64, whose queries, keys and values stand at each place:
             of the kept token there, else of any, whose key is masked. With `padding` those of what
             stands in padding are 0, and of kept tokens 1 and on.
-        mask: (B * windows, 1, 1 or area, area), what is added to the logits of all heads.
+        mask: (B * windows, 1, 1 or area, area), what is added to the logits of all heads. On CUDA
+            it is wider, see `_aligned`.
         padding: whether the grid is padded; hosts attend to what stands there.
     """
 
@@ -80,6 +81,7 @@ def windows_of(
     mask = mask.scatter(0, places, 0.0).view(batch, count, 1, 1, area)
     if apart is not None:
         mask = mask + apart.to(mask.dtype).unsqueeze(1)
+    mask = _widened(mask, _aligned(area, like.device))
     return Windows(window, places, others.scatter(0, places, standing), mask.flatten(0, 1), padding)
 
 
@@ -138,10 +140,27 @@ def attend_in_windows(
         dense = dense.view(count, area, part.shape[1] // width, heads, width // heads)
         parts += dense.permute(2, 0, 3, 1, 4).unbind()
     q, k, v = parts
-    mask = (bias + windows.mask).to(q.dtype)
+    mask = _widened(bias, windows.mask.shape[3]) + windows.mask
+    mask = mask.to(q.dtype)[..., :area]
     scale = 1.0 if cosine is not None else None
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
     return out.transpose(1, 2).reshape(count * area, width).index_select(0, windows.places)
+
+
+def _aligned(area: int, device: torch.device) -> int:
+    """How far apart the rows of a mask are to lie in memory.
+
+    CUDA's memory-efficient attention asks for multiples of 8, and copies the mask of all windows
+    and heads where it gets another; the bias and the mask of all heads, before they are added, are
+    small.
+    """
+    return area + -area % 8 if device.type == "cuda" else area
+
+
+def _widened(mask: Tensor, width: int) -> Tensor:
+    """With zeros on the right; as it is where nothing is wanted, which `F.pad` would copy."""
+    missing = width - mask.shape[-1]
+    return F.pad(mask, (0, missing)) if missing else mask
 
 
 def with_padding(rows: Tensor, windows: Windows) -> Tensor:
