@@ -14,7 +14,8 @@ class Operations(TorchDispatchMode):
     """Counts the operations within, in eager code.
 
     Not counted is what touches no data: views, a reshape or a cast that changes nothing, dropout
-    in eval mode. Not for inference mode: PyTorch does not say there what operations are made of.
+    in eval mode, asking for a dtype. Not for inference mode: PyTorch does not say there what its
+    operations are made of.
 
     Attributes:
         names: of the operations, in order.
@@ -34,17 +35,17 @@ class Operations(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         answer = func(*args, **(kwargs or {}))
-        if not func.is_view and not _gives_back(func, answer, (args, kwargs)):
+        if not func.is_view and not _touches_no_data(func, answer, (args, kwargs)):
             self.names.append(func.name().removeprefix("aten::"))
         return answer
 
 
-def _gives_back(func: Any, answer: Any, given: Any) -> bool:
-    """Whether an operation answers with its arguments' own memory, and writes nothing there."""
+def _touches_no_data(func: Any, answer: Any, given: Any) -> bool:
+    """Whether an operation knows no tensors, or hands its arguments' own memory back as it was."""
     answers = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
-    if func._schema.is_mutable or not answers:
-        return False
     known = {_memory(leaf) for leaf in tree_leaves(given) if isinstance(leaf, Tensor)}
+    if func._schema.is_mutable or (known and not answers):
+        return False
     return all(_memory(leaf) in known for leaf in answers)
 
 

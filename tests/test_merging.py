@@ -47,7 +47,10 @@ def test_sources_say_what_each_token_holds(name: str) -> None:
 
 @torch.no_grad()
 def test_tokens_shrink_block_by_block_and_attention_stays_fused(monkeypatch) -> None:
-    """The fused kernel runs as often as in the dense host, with a bias only after a merge."""
+    """The fused kernel runs as often as in the dense host, with a bias only after a merge.
+
+    The first block that merges has none either: a mask of zeros rules out kernels that know none.
+    """
     fused = nn.functional.scaled_dot_product_attention
     calls: list[tuple[int, bool]] = []
 
@@ -66,7 +69,7 @@ def test_tokens_shrink_block_by_block_and_attention_stays_fused(monkeypatch) -> 
             calls.clear()
             with no_fast_path():
                 case.logits(model, case.pixels(1))
-            biased = [False, proportional, proportional, proportional]
+            biased = [False, False, proportional, proportional]
             assert calls == list(zip(counts, biased, strict=True))
             assert papr.selection(model).tokens == 64 - 17
 
@@ -99,9 +102,9 @@ def test_a_matching_by_hand() -> None:
     keys = torch.eye(4).repeat_interleave(2, 0)[None]  # a token of the first set, then its like
     keys[0, 1::2] += torch.tensor([0.4, 0.3, 0.2, 0.1]).diag()[:, [1, 2, 3, 0]]
     found = match(keys, 2)
-    assert found.go.tolist() == [[4, 6]]  # the two pairs that were moved least
+    assert found.go.tolist() == [[2, 3]]  # tokens 4 and 6: the two pairs that were moved least
     assert found.into.tolist() == [[2, 3]]
-    assert found.stay.tolist() == [[0, 2]]
+    assert found.stay.tolist() == [[0, 1]]
     tokens = torch.arange(8.0).view(1, 8, 1)
     sizes = torch.ones(1, 8)
     sizes[0, 6] = 3
@@ -186,6 +189,10 @@ def test_hidden_states_and_untraced_hosts() -> None:
     assert [h.shape[1] for h in states_] == [33, 33, 29, 25]
     with pytest.raises(papr.SelectionError, match="trace=True"):
         papr.selection(model)
+    traced = prune(case.build(), 0.5, merge=papr.Merge(4))
+    x = case.pixels(2)
+    for found, expected in zip(papr.features(model, x), papr.features(traced, x), strict=True):
+        assert torch.equal(found, expected)
 
 
 class OtherBlock(Block):
@@ -349,12 +356,13 @@ def test_rankings_and_means_keep_their_precision_under_autocast() -> None:
     keys, tokens = torch.randn(2, 64, 24), torch.randn(2, 65, 24)
     keys = keys[:, :1] + 0.02 * keys  # alike, as neighbours are
     expected = match(keys, 16, 1)
-    merged, _ = merge_tokens(tokens, torch.ones(2, 64), expected, 1)
+    merged, _ = merge_tokens(tokens, torch.ones(2, 65), expected, 1)
     chosen = papr.select(torch.randn(2, 8, 8), 32)
     pooled, _ = drop_and_pool(tokens, chosen, 1, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert all(torch.equal(a, b) for a, b in zip(match(keys, 16, 1), expected, strict=True))
-        assert torch.equal(merge_tokens(tokens, torch.ones(2, 64), expected, 1)[0], merged)
+        found = match(keys, 16, 1)
+        assert all(torch.equal(a, b) for a, b in zip(found[:4], expected[:4], strict=True))
+        assert torch.equal(merge_tokens(tokens, torch.ones(2, 65), expected, 1)[0], merged)
         assert torch.equal(drop_and_pool(tokens, chosen, 1, 2)[0], pooled)
 
 

@@ -322,7 +322,7 @@ def gather(tokens: Tensor, indices: Tensor, prefix_tokens: int = 0) -> Tensor:
         return take_rows(tokens, indices)
     if prefix_tokens == 0:  # as a convolution leaves them: rows that lie apart anyway
         return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, channels))
-    rows = torch.arange(batch * count, device=indices.device).view(batch, count)
+    rows = _all_rows(batch, count, indices.device)
     prefix, first = rows[:, :prefix_tokens], rows[:, prefix_tokens : prefix_tokens + 1]
     wanted = torch.cat([prefix, first + indices], dim=1)
     taken = tokens.flatten(0, 1).index_select(0, wanted.flatten())
@@ -425,5 +425,13 @@ def _places_on(selection: Selection) -> Tensor:
 
 def flat_rows(indices: Tensor, patches: int) -> Tensor:
     """Indices (B, K) into images of `patches` rows each, as one index into all rows: (B * K,)."""
-    first = torch.arange(0, indices.shape[0] * patches, patches, device=indices.device)
-    return (indices + first.unsqueeze(1)).flatten()
+    first = _all_rows(indices.shape[0], patches, indices.device)[:, :1]
+    return (indices + first).flatten()
+
+
+def _all_rows(batch: int, patches: int, device: torch.device) -> Tensor:
+    """The numbers of all rows, (batch, patches) int64: by one operation.
+
+    In steps of `patches` there would be fewer, but symbolic sizes would have to be divided.
+    """
+    return torch.arange(batch * patches, device=device).view(batch, patches)

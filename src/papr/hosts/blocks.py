@@ -16,10 +16,11 @@ from torch import Tensor
 from papr.errors import PrunedModelError
 from papr.hosts.bypassed import hanging, refusal
 from papr.hosts.sites import CarryingBlock, as_module
+from papr.hosts.ways import Cut, Way
 from papr.later import Step
 from papr.precision import full_precision
-from papr.reducers.merge import match, merge_tokens, moved
-from papr.selecting import follow, gather, kept_count, top_indices
+from papr.reducers.merge import match, merge_tokens
+from papr.selecting import gather, kept_count, top_indices
 
 
 class Tokens(NamedTuple):
@@ -27,15 +28,14 @@ class Tokens(NamedTuple):
 
     Attributes:
         tokens: (B, P + M, C).
-        sizes: (B, M) what each patch token weighs, float32: 1, or the sum of what merged into it;
-            None where none merge. A pooled mean begins as one token, as EViT's does.
-        ended: (B, K) int64, which of the M patch tokens each patch token of the first block's
-            input is in now, -1 where it was dropped; None where nobody will ask.
+        sizes: (B, P + M) what each token weighs, float32: 1, or the sum of what merged into it;
+            None where none has merged. A pooled mean begins as one token, as EViT's does.
+        way: what happened to the patch tokens since the first block, see `papr.hosts.ways`.
     """
 
     tokens: Tensor
     sizes: Tensor | None
-    ended: Tensor | None
+    way: Way | None
 
 
 class ReducingBlock(CarryingBlock):
@@ -89,23 +89,19 @@ class ReducingBlock(CarryingBlock):
         before = self._begin(x) if step.opens else Tokens(x, *state.met(step))
         now = self._reduce(before, step, state.facts.prefix_tokens)
         if step.closes:
-            state.end(now.ended, now.tokens.shape[1] - state.facts.prefix_tokens)
+            state.end(now.way, now.tokens.shape[1] - state.facts.prefix_tokens)
         else:
-            state.hand_on(step, (now.sizes, now.ended))
+            state.hand_on(step, (now.sizes, now.way))
         return now.tokens
 
     def _begin(self, x: Tensor) -> Tokens:
         self._papr.check_taken()
-        patches = x[:, self._papr.facts.prefix_tokens :, 0]
-        config = self._papr.config
-        sizes = torch.ones_like(patches, dtype=torch.float32) if config.merge else None
-        order = torch.arange(patches.shape[1], device=x.device).expand(patches.shape)
-        return Tokens(x, sizes, order if config.trace else None)
+        return Tokens(x, None, None)
 
     def _reduce(self, now: Tokens, step: Step, prefix: int) -> Tokens:
-        bias = _log_sizes(now, prefix) if step.sized else None
+        bias = _log_sizes(now) if step.sized else None
         tokens, queries, keys = self._attend(now.tokens, bias)
-        now = Tokens(tokens, now.sizes, now.ended)
+        now = now._replace(tokens=tokens)
         likeness = keys[:, :, prefix:].mean(1, dtype=torch.promote_types(keys.dtype, torch.float32))
         if step.by == "attention" and step.keep != "1.0":
             looked = _class_attention(queries, keys, bias)[:, prefix:]
@@ -113,7 +109,7 @@ class ReducingBlock(CarryingBlock):
             likeness = gather(likeness, kept)
         now = _merge(now, likeness, int(step.merge), prefix)
         added = self._thought(now.tokens)
-        now = Tokens(now.tokens + added, now.sizes, now.ended)
+        now = now._replace(tokens=now.tokens + added)
         if step.by == "shift" and step.keep != "1.0":
             way = torch.linalg.vector_norm(added[:, prefix:].detach().float(), dim=2)
             now, _ = _cut(now, way, step.keep, prefix)
@@ -136,11 +132,12 @@ class ReducingBlock(CarryingBlock):
         return tokens + self._attended(together, normalised), queries, keys
 
 
-def _log_sizes(now: Tokens, prefix: int) -> Tensor:
-    """The bias of proportional attention, (B, 1, 1, P + M): 0 for tokens of one patch."""
-    assert now.sizes is not None
-    precise = torch.promote_types(now.tokens.dtype, torch.float32)
-    return F.pad(now.sizes.to(precise).log(), (prefix, 0))[:, None, None]
+def _log_sizes(now: Tokens) -> Tensor | None:
+    """The bias of proportional attention, (B, 1, 1, P + M).
+
+    None where all tokens are one patch: a mask of zeros would rule out kernels that know none.
+    """
+    return None if now.sizes is None else now.sizes.log()[:, None, None]
 
 
 def _class_attention(queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
@@ -156,20 +153,16 @@ def _merge(now: Tokens, likeness: Tensor, count: int, prefix: int) -> Tokens:
     count = min(count, likeness.shape[1] // 2)
     if count == 0:
         return now
-    assert now.sizes is not None
     matching = match(likeness, count, prefix)
     tokens, sizes = merge_tokens(now.tokens, now.sizes, matching, prefix)
-    ended = now.ended if now.ended is None else follow(now.ended, moved(matching))
-    return Tokens(tokens, sizes, ended)
+    return Tokens(tokens, sizes, (matching, now.way))
 
 
 def _cut(now: Tokens, scores: Tensor, keep: str, prefix: int) -> tuple[Tokens, Tensor]:
     """Keep the highest scores (B, M); also which those are, (B, K)."""
     kept = top_indices(scores, kept_count(float(keep), scores.shape[1]))
-    sizes = None if now.sizes is None else now.sizes.gather(1, kept)
-    ended = now.ended
-    if ended is not None:
-        order = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape)
-        nowhere = torch.full_like(scores, -1, dtype=torch.long)
-        ended = follow(ended, nowhere.scatter(1, kept, order))
-    return Tokens(gather(now.tokens, kept, prefix), sizes, ended), kept
+    sizes = now.sizes
+    if sizes is not None:
+        sizes = torch.cat([sizes[:, :prefix], sizes[:, prefix:].gather(1, kept)], dim=1)
+    cut = Cut(kept, scores.shape[1])
+    return Tokens(gather(now.tokens, kept, prefix), sizes, (cut, now.way)), kept

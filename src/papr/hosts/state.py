@@ -24,19 +24,13 @@ from papr.hosts.explanations import (
 from papr.hosts.grids import Grid
 from papr.hosts.passes import Notes, Passes, Record, Stage, is_recomputing
 from papr.hosts.presence import Presence
+from papr.hosts.ways import Way, walked
 from papr.later import Step
 from papr.motion import mix, motion_map
 from papr.proposals import Proposal
 from papr.proposals.reuse import ReusingScorer
 from papr.proposals.scorers import Scorer, floating_weight
-from papr.selecting import (
-    BudgetedSelection,
-    Selection,
-    flat_rows,
-    follow,
-    kept_count,
-    top_indices,
-)
+from papr.selecting import BudgetedSelection, Selection, flat_rows, kept_count, top_indices
 from papr.significance import check_scores, describe, to_grid
 
 
@@ -295,18 +289,17 @@ class HostState:
         if not self.steps:
             self.passes.finish()
 
-    def end(self, ended: Tensor | None, tokens: int) -> None:
+    def end(self, way: Way | None, tokens: int) -> None:
         """The last block that reduces is through.
 
         Args:
-            ended: which patch token each patch token that came to the first is in now, (B, K)
-                int64, -1 where it was dropped; None where nobody will ask.
+            way: what happened to the patch tokens that came to the first.
             tokens: how many of these there are.
         """
-        if self._note(ended=ended, tokens=tokens):
+        if self._note(way=way, tokens=tokens):
             self.passes.finish()
 
-    def hand_on(self, step: Step, known: tuple[Tensor | None, Tensor | None]) -> None:
+    def hand_on(self, step: Step, known: tuple[Tensor | None, Way | None]) -> None:
         """A block that reduces is through; what the next one must know beside the tokens."""
         record = self._noted()
         record["now"] = known
@@ -314,11 +307,11 @@ class HostState:
             # a block that a checkpoint runs again finds what it met the first time
             record[step.block + 1] = known
 
-    def met(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
+    def met(self, step: Step) -> tuple[Tensor | None, Way | None]:
         """What the block before handed on."""
         record = self._noted()
         again = not torch.compiler.is_compiling() and is_recomputing()
-        known: tuple[Tensor | None, Tensor | None] = record[step.block if again else "now"]
+        known: tuple[Tensor | None, Way | None] = record[step.block if again else "now"]
         return known
 
     def _noted(self) -> Notes:
@@ -418,9 +411,7 @@ def _with_sources(chosen: Selection, notes: Notes) -> Selection:
     """The selection, and in which of the host's last patch tokens each patch ended."""
     sources = notes.get("placed")
     sources = chosen.places() if sources is None else sources
-    ended = notes.get("ended")
-    if ended is not None:
-        sources = follow(sources, ended)
+    sources = walked(sources, notes.get("way"))
     return replace(chosen, sources=sources, tokens=notes.get("tokens"))
 
 

@@ -12,23 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from papr.precision import full_precision
-from papr.selecting import split_top, take_rows
+from papr.selecting import split_top
 
 
 class Matching(NamedTuple):
-    """Which patch tokens merge into which; numbers count patch tokens, prefix tokens not counted.
+    """Which patch tokens merge into which.
+
+    They are dealt to two sets in turn, each numbered by itself: 0, 1, 2 ...
 
     Attributes:
-        stay: (B, R - r) int64, ascending, tokens of the first set that stay as they are.
-        go: (B, r) int64, ascending, tokens of the first set that merge into another.
-        into: (B, r) int64, positions in `receive` that they merge into.
-        receive: (S,) int64, tokens of the second set, which all stay.
+        stay: (B, R - r) int64, ascending, of the first set those that stay as they are.
+        go: (B, r) int64, ascending, of the first set those that merge into another.
+        into: (B, r) int64, the ones of the second set that they merge into.
+        receive: (S,) int64, the second set, which all stays.
+        first: 0 where the first set begins with the first patch token, 1 where with the second.
     """
 
     stay: Tensor
     go: Tensor
     into: Tensor
     receive: Tensor
+    first: int
 
 
 def match(keys: Tensor, count: int, prefix_tokens: int = 0) -> Matching:
@@ -42,59 +46,82 @@ def match(keys: Tensor, count: int, prefix_tokens: int = 0) -> Matching:
         count: r, tokens to merge away, at most M // 2.
         prefix_tokens: how many tokens stand before the patches.
     """
-    patches = keys.shape[1]
-    first = torch.arange(prefix_tokens % 2, patches, 2, device=keys.device)
-    second = torch.arange(1 - prefix_tokens % 2, patches, 2, device=keys.device)
+    first = prefix_tokens % 2
     with torch.no_grad(), full_precision(keys.device.type):
         directions = F.normalize(keys.float(), dim=-1)
-        alike = directions[:, first] @ directions[:, second].transpose(1, 2)
+        alike = directions[:, first::2] @ directions[:, 1 - first :: 2].transpose(1, 2)
         best, partner = alike.max(dim=2)
         go, stay = split_top(best, count)
-    return Matching(first[stay], first[go], partner.gather(1, go), second)
+    receive = torch.arange(alike.shape[2], device=keys.device)
+    return Matching(stay, go, partner.gather(1, go), receive, first)
 
 
 def merge_tokens(
-    tokens: Tensor, sizes: Tensor, matching: Matching, prefix_tokens: int = 0
+    tokens: Tensor, sizes: Tensor | None, matching: Matching, prefix_tokens: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Merge what a matching says.
 
     Args:
         tokens: (B, P + M, C), P prefix tokens first.
-        sizes: (B, M), how many patches each patch token holds, float32.
+        sizes: (B, P + M), how many patches each token holds, float32 or the tokens' own dtype if
+            that is wider; 1 for prefix tokens. None where nothing merged so far.
         matching: of the M patch tokens.
         prefix_tokens: P.
 
     Returns:
         tokens (B, P + M - r, C): prefix tokens, those of the first set that stay, the second set;
-        and the sizes of the patch tokens (B, M - r).
+        and their sizes (B, P + M - r).
     """
-    prefix, patches = tokens[:, :prefix_tokens], tokens[:, prefix_tokens:]
+    first = tokens[:, prefix_tokens + matching.first :: 2]
+    second = tokens[:, prefix_tokens + 1 - matching.first :: 2]
     precise = torch.promote_types(tokens.dtype, torch.float32)
-    own_sizes = sizes.to(precise)
-    going = own_sizes.gather(1, matching.go)
-    places = torch.arange(matching.receive.shape[0], device=tokens.device).unsqueeze(1)
-    into = (matching.into.unsqueeze(1) == places).to(precise)  # (B, S, r)
-    grown = own_sizes[:, matching.receive] + (into * going.unsqueeze(1)).sum(2)  # (B, S)
-    share = into * (going.unsqueeze(1) / grown.unsqueeze(2))  # (B, S, r)
-    own = (own_sizes[:, matching.receive] / grown).unsqueeze(2)
+    weights, grown, own = _weigh(sizes, matching, prefix_tokens, precise)
+    share = weights / grown.unsqueeze(2)
     # a product, not a scattered sum: the same on every device, and in every exported graph
     with full_precision(tokens.device.type):
-        added = share @ take_rows(patches, matching.go).to(precise)
-    means = patches[:, matching.receive] * own + added
-    stay = take_rows(patches, matching.stay)
+        going = _rows(first, matching.go).to(precise)
+        means = torch.baddbmm(second * own.unsqueeze(2), share, going)
+    prefix, stay = tokens[:, :prefix_tokens], _rows(first, matching.stay)
     merged = torch.cat([prefix, stay, means.to(tokens.dtype)], dim=1)
-    return merged, torch.cat([sizes.gather(1, matching.stay), grown.to(sizes.dtype)], dim=1)
+    if sizes is None:
+        ones = prefix_tokens + matching.stay.shape[1]
+        return merged, F.pad(grown, (ones, 0), value=1.0)
+    kept = sizes[:, prefix_tokens + matching.first :: 2].gather(1, matching.stay)
+    return merged, torch.cat([sizes[:, :prefix_tokens], kept, grown], dim=1)
+
+
+def _weigh(
+    sizes: Tensor | None, matching: Matching, prefix_tokens: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each of the second set receives, its size with that, and its own share in it.
+
+    Returns:
+        (B, S, r) the size of what merges into it, or 0; (B, S); and (B, S).
+    """
+    into = matching.into.unsqueeze(1) == matching.receive.unsqueeze(1)  # (B, S, r)
+    if sizes is None:
+        weights = into.to(dtype)
+        grown = weights.sum(2) + 1
+        return weights, grown, grown.reciprocal()
+    going = sizes[:, prefix_tokens + matching.first :: 2].gather(1, matching.go)
+    receiving = sizes[:, prefix_tokens + 1 - matching.first :: 2]
+    weights = into * going.unsqueeze(1)
+    grown = weights.sum(2) + receiving
+    return weights, grown, receiving / grown
+
+
+def _rows(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Rows of every second token: by one operation, since they are no matrix to take rows of."""
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def moved(matching: Matching) -> Tensor:
     """Where each patch token is after the merge: (B, M) int64, positions among patch tokens."""
     batch, stayed = matching.stay.shape
-    device, received = matching.into.device, matching.receive.shape[0]
-    total = stayed + matching.go.shape[1] + received
-    behind = torch.arange(received, device=device).expand(batch, -1) + stayed
-    positions = matching.into.new_zeros(batch, total)
-    positions = positions.scatter(
-        1, matching.stay, torch.arange(stayed, device=device).expand(batch, -1)
-    )
-    positions = positions.scatter(1, matching.go, matching.into + stayed)
-    return positions.scatter(1, matching.receive.expand(batch, -1), behind)
+    going, received = matching.go.shape[1], matching.receive.shape[0]
+    positions = matching.into.new_empty(batch, stayed + going + received)
+    first = positions[:, matching.first :: 2]
+    first.scatter_(1, matching.stay, torch.arange(stayed, device=first.device).expand(batch, -1))
+    first.scatter_(1, matching.go, matching.into + stayed)
+    positions[:, 1 - matching.first :: 2] = matching.receive + stayed
+    return positions

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from papr.precision import full_precision
 from papr.reducers.drop import drop
-from papr.selecting import Selection, split_top, take_rows
+from papr.selecting import Selection, take_rows, top_indices
 
 
 def drop_and_pool(
@@ -40,7 +40,7 @@ def drop_and_pool(
     if count == 0:
         return short, selection.places()
     places = selection.places()
-    rest, _ = split_top((places < 0).float(), pruned)
+    rest = top_indices((places < 0).float(), pruned)
     run = torch.arange(pruned, device=rest.device) * count // pruned
     precise = torch.promote_types(tokens.dtype, torch.float32)
     members = F.one_hot(run, count).T.to(precise)  # (count, N - K)
