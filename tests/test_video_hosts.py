@@ -148,7 +148,7 @@ def test_a_mask_given_to_a_pruned_host_is_refused() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("frames", [8, 10, 18])
+@pytest.mark.parametrize("frames", [8, 10, 34])
 def test_an_image_proposal_sees_the_first_frame_of_each_tubelet(frames: int) -> None:
     """And its maps are stacked over time, also where it looks at them in several goes."""
     model = VIDEO_CASES["hf_vjepa2"].build(depth=1)

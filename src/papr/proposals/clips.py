@@ -13,8 +13,6 @@ from papr.proposals.scorers import GlanceScorer, NetScorer, Scorer, scaled
 #: Frames that the paper's 3-D proposals see of a clip (Mahmud et al., ECCV 2024, Sec. 4).
 REFERENCE_FRAMES = 8
 
-_AT_ONCE = 4  # frames of a clip; all at once would take more memory than a pruned host does
-
 
 class FramesScorer(Scorer):
     """A network of images that looks at the first frame of each tubelet; maps stacked over time.
@@ -39,7 +37,8 @@ class FramesScorer(Scorer):
         frames = clip[:, :, :: self.tubelet].transpose(1, 2)
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
             return self._scores(frames)
-        return torch.cat([self._scores(some) for some in frames.split(_AT_ONCE, dim=1)], dim=1)
+        several = frames.split(self.scorer.at_once, dim=1)
+        return torch.cat([self._scores(some) for some in several], dim=1)
 
     def _scores(self, frames: Tensor) -> Tensor:
         """Frames (B, t, 3, H, W) to scores (B, t, h, w)."""

@@ -24,6 +24,7 @@ class Scorer(nn.Module):
     """Base: whatever runs in here is the proposal's, also for those who count operations."""
 
     role = "proposal"
+    at_once = 4  # frames of a clip; all at once would take more memory than a pruned host does
 
 
 class NetScorer(Scorer):
@@ -108,6 +109,8 @@ class GlanceScorer(Scorer):
         size: resolution to run at, see `resize`; None for pixels as they come.
         shrinks: instead of `size`, whether large images are shrunk, see `shrunk`.
     """
+
+    at_once = 16  # a frame takes 0.8 MB
 
     def __init__(self, net: Glance, size: ProposalSize, shrinks: bool) -> None:
         super().__init__()
