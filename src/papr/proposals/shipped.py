@@ -13,7 +13,7 @@ from papr.provenance import PRETRAINED, Weights
 
 NAME = DEFAULT_PROPOSAL
 FILE = Path(__file__).with_name("glance.safetensors")
-SHA256 = "42cf6a99893029dddc3670cb508f0dac80096839bb876c3ba6261ecb558fbb3e"
+SHA256 = "a3e22e5c380b535dc4b27b95d09f5e6ddaae0948d9a90dbb3dd993fc52cd6f4c"
 
 
 def weights_of() -> Weights:
