@@ -47,7 +47,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     options.add_argument("--data", type=Path, default=Path("build/glance"), metavar="FOLDER")
     options.add_argument("--out", type=Path, default=Path("build/glance/glance.safetensors"))
-    options.add_argument("--steps", type=int, default=14_000)
+    options.add_argument("--steps", type=int, default=10_000)
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--rate", type=float, default=2e-3, help="AdamW's highest")
     options.add_argument("--widths", default="32,64,96", help="channels at strides 4, 8 and 16")
