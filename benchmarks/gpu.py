@@ -1,11 +1,12 @@
 """What pruning is worth on a GPU, in the few minutes that a borrowed card is there.
 
 It prints and stores as it goes, the most important first, and leaves out what no longer fits into
---minutes. In bfloat16: ViT-B and L at batch 256, 32, 8 and 1, eager, compiled and in CUDA graphs;
-beside the dense host papr at keep 0.7, 0.5 and 0.3 with its proposal's time, the limit (as many
-tokens, chosen at no cost: "limit"), papr with scores that lie ready ("unlooked"), the dense host at
-the resolution with as many tokens, ToMe of equal GMACs, other proposals, and the proposal alone;
-Swin-B, ConvNeXt-B, VideoMAE-B; the kernels that take longest; the contract tests on the device.
+--minutes. In bfloat16: ViT-B and L at batch 256, 32, 8 and 1, eager, compiled and in CUDA graphs.
+Beside the dense host stand papr with its proposal's time, the limit (as many tokens, chosen at no
+cost: "limit"), papr with scores that lie ready ("unlooked"), the dense host at the resolution with
+as many tokens, ToMe of equal GMACs, other proposals, and the proposal alone; `gpu_rows.PLAN` says
+which of them where. Then Swin-B, ConvNeXt-B, VideoMAE-B; the kernels that take longest; the
+contract tests on the device.
 
     python benchmarks/gpu.py                # into benchmarks/results/gpu-DEVICE.json
     python benchmarks/gpu.py --tiny         # whether all that works, on a CPU; stores no result

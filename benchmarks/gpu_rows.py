@@ -31,11 +31,7 @@ VIT, LARGE = "vit_base_patch16_224", "vit_large_patch16_224"
 SWIN, CONVNEXT, VIDEO = "swin_base_patch4_window7_224", "convnext_base", "videomae_base"
 KEEPS = ("papr 0.5", "papr 0.7", "papr 0.3")
 #: Other proposals, by name; their weights are random where they would be downloaded.
-OTHERS = tuple(
-    f"papr 0.5 {name}"
-    for name in ("glance", "efficientnet_lite0", "mobileone_s0", "resnet18")
-    if name != DEFAULT_PROPOSAL
-)
+OTHERS = tuple(f"papr 0.5 {name}" for name in ("efficientnet_lite0", "mobileone_s0", "resnet18"))
 
 
 @dataclass(frozen=True)

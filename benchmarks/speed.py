@@ -83,7 +83,7 @@ def smaller_pictures(host: torch.nn.Module, images: torch.Tensor, rounds: int) -
 
 
 def seconds_to_prune(host: torch.nn.Module) -> float:
-    """One call with the embedded proposal, its weights read from disk."""
+    """One call with glance, its weights read from disk."""
     model = twin(host)
     start = time.perf_counter()
     papr.prune(model, 0.5, proposal=papr.Proposal())

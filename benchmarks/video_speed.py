@@ -1,9 +1,9 @@
 """Speed of VideoMAE-B, dense and pruned, and memory of VideoMAE-L.
 
 One clip of 16 frames of 224 x 224 px a call. Dense and pruned hosts take turns in one run, the
-proposal's time included; ratios are taken turn by turn. Two proposals: the embedded one on a frame
-of each tubelet, and X3D-M on 8 frames of 160 x 160 px (random weights: same speed). Memory is what
-the tensors of one forward pass hold at its peak, weights not counted: in inference, and with
+proposal's time included; ratios are taken turn by turn. Two proposals: EfficientNet-Lite0 on a
+frame of each tubelet, and X3D-M on 8 frames of 160 x 160 px (random weights: same speed). Memory is
+what the tensors of one forward pass hold at its peak, weights not counted: in inference, and with
 gradients, where everything the backward pass needs is kept.
 """
 

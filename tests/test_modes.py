@@ -10,8 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from typer.testing import CliRunner
 
 from papr.cli import app
+from papr.cli.common import say_where_it_pays
 from papr.compare import Row, compare
-from papr.compare.modes import over_batches, pays_from, usual_batches, usual_modes
+from papr.compare.modes import Paying, over_batches, pays_from, usual_batches, usual_modes
 from papr.errors import ConfigError
 from papr.evaluate.doctor import diagnose
 
@@ -60,6 +61,15 @@ def test_batches_that_do_not_fit_end_the_list() -> None:
     assert tried == [1, 8, 32]
     with pytest.raises(torch.OutOfMemoryError):
         list(over_batches([16], torch.zeros, measure))
+
+
+def test_batches_that_did_not_fit_are_told_of_each_mode_and_dtype(capsys) -> None:
+    fitted = {"float32": (1, 8), "bfloat16": (1, 8, 32)}
+    found = [Paying(0.5, "eager", dtype, None, batches) for dtype, batches in fitted.items()]
+    say_where_it_pays(found, [1, 8, 32])
+    told = capsys.readouterr().out
+    assert "Out of memory in eager, float32: not timed at batch 32." in told
+    assert "bfloat16: not timed" not in told
 
 
 def test_what_suits_a_device() -> None:

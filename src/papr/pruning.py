@@ -83,12 +83,14 @@ def prune(
     The model is changed in place: the same object, called as before, with fewer tokens inside.
     Pruning a pruned model prunes it anew with the new configuration.
 
-    It does not pay everywhere; `papr bench` and `papr doctor` measure where. Not at small batches
-    on a GPU, where a call takes as long as its operations take to launch, and pruning adds some;
-    nor for small hosts, beside which the proposal is no longer small, or at keep near 1; nor on a
-    GPU for Swin and ConvNeXt in eager code, whose every block gathers and scatters. And where what
-    counts fills the middle of the picture, a smaller picture has as few tokens, without a proposal,
-    and is right at least as often: see `papr.baselines.lower_resolution`.
+    Pruning does not pay everywhere; `papr bench` and `papr doctor` measure where. It does not pay
+
+    - at small batches on a GPU: a call takes as long as its operations take to launch, and pruning
+      adds some;
+    - for small hosts, beside which the proposal is no longer small, and at keep near 1;
+    - on a GPU for Swin and ConvNeXt in eager code, whose every block gathers and scatters;
+    - where what counts fills the middle of the picture: a smaller picture has as few tokens, needs
+      no proposal, and is right about as often; see `papr.baselines.lower_resolution`.
 
     Source: Mahmud et al., "PaPr", ECCV 2024 (arXiv 2403.16020).
 

@@ -82,7 +82,7 @@ def bench(
     merge = parse_merge(merge_r)
     batches = None if batch is None else _batches(batch)
     check_dtypes(dtype)
-    ways = None if modes is None else check_modes(modes)
+    timed_modes = None if modes is None else check_modes(modes)
     if not keeps:
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     check_file(json_file, "--json")
@@ -102,7 +102,7 @@ def bench(
     shape = pixel_shape(host)
     unit = "image" if len(shape) == 3 else "clip"
     mean, std = video_statistics(host, model) if unit == "clip" else (None, None)
-    ways = ways or list(usual_modes(target))
+    timed_modes = timed_modes or list(usual_modes(target))
     sizes = batches or list(usual_batches(host))
 
     print_line(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
@@ -111,17 +111,17 @@ def bench(
     tables: list[list[Row]] = []
     turns = (rounds + WARMUP) * (len(keeps) + 1)
     with progress("timing") as bar:
-        task = bar.add_task("timing", total=turns * len(sizes) * len(dtypes) * len(ways))
+        task = bar.add_task("timing", total=turns * len(sizes) * len(dtypes) * len(timed_modes))
         for kind in dtypes:
             host = host.to(device=target, dtype=kind)
             draw = partial(_pixels, shape, target, kind)
-            for way in ways:
+            for mode in timed_modes:
                 timed = partial(
                     compare,
                     host,
                     keeps=keeps,
                     rounds=rounds,
-                    mode=way,
+                    mode=mode,
                     each_turn=lambda: bar.advance(task),
                     proposal=who,
                     proposal_size=parse_proposal_size(proposal_size),
@@ -139,7 +139,7 @@ def bench(
         "command": " ".join(["papr", *sys.argv[1:]]),
         "model": model,
         KEY: weighed.to_dict(),
-        "modes": ways,
+        "modes": timed_modes,
         "proposal": proposal,
         "stages": stages,
         "attention": attention,

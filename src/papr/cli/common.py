@@ -102,7 +102,7 @@ Keeps = Annotated[
 ProposalName = Annotated[
     str,
     typer.Option(
-        help="Who looks first: glance, which comes with papr, any timm ConvNet; at clips also "
+        help="Who looks first: glance, which comes with papr, or any timm ConvNet; at clips also "
         f"{', '.join(CLIP_NETS)}, or a checkpoint file of X3D or SlowOnly."
     ),
 ]
@@ -175,7 +175,7 @@ def check_dtypes(text: str) -> list[str]:
 
 
 def check_modes(text: str) -> list[str]:
-    """Ways to run a host, comma-separated; ConfigError on another."""
+    """Modes to run a host in, comma-separated; ConfigError on another."""
     return parse_list(text, lambda name: MODES[MODES.index(name)], "--modes")
 
 
@@ -332,10 +332,11 @@ def say_where_it_pays(found: "Sequence[Paying]", asked: Sequence[int]) -> None:
         found: of `papr.compare.modes.pays_from`.
         asked: the batch sizes that were to be timed, of which the largest may not have fitted.
     """
-    for mode, batches in {paying.mode: paying.batches for paying in found}.items():
+    timed = {(paying.mode, paying.dtype): paying.batches for paying in found}
+    for (mode, dtype), batches in timed.items():
         if left := sorted(set(asked) - set(batches)):
-            listed = ", ".join(map(str, left))
-            out.print(f"[yellow]Out of memory in {mode}: not timed at batch {listed}.[/yellow]")
+            where, listed = f"{mode}, {dtype}", ", ".join(map(str, left))
+            out.print(f"[yellow]Out of memory in {where}: not timed at batch {listed}.[/yellow]")
     if any(len(paying.batches) > 1 for paying in found):
         out.print("Pruning pays at:")
         for paying in found:

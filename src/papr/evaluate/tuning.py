@@ -181,8 +181,8 @@ def tune(
     Args:
         host: in eval mode, on its device, in its dtype; left as it is.
         data: a source, or what `open_source` takes.
-        candidates: of `grid`, whatever their keep; None for glance at its own
-            resolution (160) and at 96, each without merging and, where the host can, with r = 8.
+        candidates: of `grid`, whatever their keep; None for glance at its own resolution and at
+            96, each without merging and, where the host can, with r = 8.
         target_agreement: share of images with the dense host's top-1, 0 to 1, both excluded.
         target_speedup: times as fast as the dense host, above 1.
         target_cosine: mean cosine between embeddings, 0 to 1, both excluded. Exactly one of three.

@@ -291,7 +291,7 @@ def _why_not(dense: Row, pruned: Sequence[Row], proposal_ms: float) -> Verdict:
         "overhead",
         f"Do not bother: the work that pruning saves does not come off the clock here; {reached} "
         f"where the arithmetic alone would give {max(row.ideal for row in pruned):.2f}x. Larger "
-        "batches, or --modes compiled,graphs, may change that.",
+        "batches, or compiled code (--modes compiled), may change that.",
     )
 
 
