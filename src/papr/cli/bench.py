@@ -76,7 +76,7 @@ def bench(
     speed does not depend on them. The
     speed-up is the median of the turns' ratios (quartiles in parentheses), the proposal's cost
     included. "ideal" is what the multiply-accumulates alone would give; measured/ideal says how
-    much of it arrives. Over several batch sizes it is also said from which on pruning pays.
+    much of it arrives. Of several batch sizes the one from which pruning pays is named too.
     """
     keeps = [k for k in parse_keeps(keep) if k < 1]
     merge = parse_merge(merge_r)

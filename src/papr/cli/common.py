@@ -141,8 +141,8 @@ Attention = Annotated[
 Score = Annotated[
     str,
     typer.Option(
-        help='"significance" as in the paper; images: "softcam", by what the proposal\'s classes '
-        'say; video: "motion": what changes counts too (static cameras).'
+        help='"significance": the paper\'s, of glance its own map; images: "softcam", by what the '
+        'proposal\'s classes say; video: "motion": what changes counts too (static cameras).'
     ),
 ]
 
