@@ -127,6 +127,19 @@ def test_a_window_without_kept_patches_is_finite() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", ["swin_kept", "torchvision_swin_v2_kept", "hf_swin_kept"])
+def test_an_image_that_is_not_finite_spoils_no_other(name: str, grad: bool) -> None:
+    """What stands where a key is masked is of the same image: 0 times NaN is NaN."""
+    case, scores = PYRAMID_CASES[name], torch.rand(2, 16, 16, device=DEVICE)
+    model = papr.prune(case.build(2), 0.5, lambda x: scores, **case.pruning)
+    x = images()
+    with torch.set_grad_enabled(grad):
+        expected = case.logits(model, x)[1]
+        x[0] = torch.nan
+        assert torch.equal(case.logits(model, x)[1], expected)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["swin_kept_padded", "torchvision_swin_v2_kept", "hf_swin_kept"])
 def test_masks_as_cuda_wants_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ class Windows(NamedTuple):
         window: (height, width) of a window in patches; its area is their product.
         places: (B * K,) int64, of each kept token, its place among all B * windows * area.
         sources: (B * windows * area,) int64, whose queries, keys and values stand at each place:
-            of the kept token there, else of any, whose key is masked. With `padding` those of what
-            stands in padding are 0, and of kept tokens 1 and on.
+            of the kept token there, else of any of its image, whose key is masked. With `padding`
+            those of what stands in padding are 0, and of kept tokens 1 and on.
         mask: (B * windows, 1, 1 or area, area), what is added to the logits of all heads. On CUDA
             it is wider, see `_aligned`.
         padding: whether the grid is padded; hosts attend to what stands there.
@@ -70,19 +70,28 @@ def windows_of(
     padding = count * area > kept.grid[0] * kept.grid[1]
     # scatter rather than index_fill, which OpenVINO does not know
     standing = torch.arange(int(padding), number + padding, device=like.device)
-    if torch.is_grad_enabled() and not padding:  # that gradients of 0 do not queue for one row
-        others = torch.arange(batch * total, device=like.device) % number
-    else:
-        others = standing.new_zeros(batch * total)
     if padding:
+        others = standing.new_zeros(batch * total)
         mask = like.new_zeros(total).scatter(0, slots, _NEVER).repeat(batch)
     else:
+        others = _any_of_the_image(standing.view(kept.indices.shape), total)
         mask = like.new_full((batch * total,), _NEVER)
     mask = mask.scatter(0, places, 0.0).view(batch, count, 1, 1, area)
     if apart is not None:
         mask = mask + apart.to(mask.dtype).unsqueeze(1)
     mask = _widened(mask, _aligned(area, like.device))
     return Windows(window, places, others.scatter(0, places, standing), mask.flatten(0, 1), padding)
+
+
+def _any_of_the_image(rows: Tensor, total: int) -> Tensor:
+    """For each place of an image one of its own rows (B, K), (B * total,).
+
+    Not of another image: 0 times what is not finite would make this one's answer none either.
+    """
+    if not torch.is_grad_enabled():
+        return rows[:, :1].expand(-1, total).flatten()
+    # in turn, that gradients of 0 do not queue for one row
+    return (rows[:, :1] + torch.arange(total, device=rows.device) % rows.shape[1]).flatten()
 
 
 def window_slots(
