@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,12 +15,24 @@ from safetensors.torch import load_file
 
 from papr.proposals.glance import Glance
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training" / "glance"))
-import data
-import network
-import pictures
-import teachers
-import train
+FOLDER = Path(__file__).parents[1] / "training" / "glance"
+sys.path.insert(0, str(FOLDER))
+import network  # noqa: E402
+import pictures  # noqa: E402
+import teachers  # noqa: E402
+
+
+def script(name: str) -> ModuleType:
+    """One of the commands, under a name that no example's has."""
+    spec = importlib.util.spec_from_file_location(f"glance_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+data, train = script("data"), script("train")
 
 SMALL = ["--widths", "8,8,16", "--depths", "0,0,1", "--batch", "4", "--steps", "4"]
 
