@@ -211,6 +211,8 @@ def test_convolution_and_relu_are_one_kernel_on_cuda(dtype: torch.dtype) -> None
     assert names.count("cudnn_convolution_relu") == convolutions
     assert "relu" not in names
     fused = look(x)
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        assert "cudnn_convolution_relu" not in operations(look, x)
     with torch.backends.cudnn.flags(enabled=False):
         assert "cudnn_convolution_relu" not in operations(look, x)
         plain = look(x)

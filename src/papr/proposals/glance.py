@@ -78,6 +78,11 @@ def _has_one_kernel(x: Tensor) -> bool:
         return False
     if torch._C._get_tracing_state() is not None or in_transform(x):
         return False
+    # which chooses its algorithm without asking for one that is deterministic
+    if torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled():
+        return False
+    if x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return False  # cuDNN has no such convolutions there; PyTorch has its own
     known = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return known and torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
 
