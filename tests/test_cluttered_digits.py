@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+import papr
+from papr.twins import twin
+
 pytest.importorskip("sklearn", reason="needs scikit-learn's digits")
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
@@ -50,6 +53,14 @@ def test_pruned_by_papr_the_host_sees_what_it_needs(trained: Any, held_out: Any)
     others = {name: right for name, right in found.items() if name not in ("dense", "PaPr")}
     assert max(others.values()) < found["PaPr"], others
     assert found["dense"] - found["PaPr"] <= 2
+
+
+def test_a_proposal_taught_on_photographs_is_none_for_digits(trained: Any, held_out: Any) -> None:
+    """Better than chance with glance, and far from the proposal that knows digits."""
+    pruned = papr.prune(twin(trained[0]), KEEP, "glance", mean=data.MEAN, std=data.STD)
+    right = evaluate.accuracy(pruned, *held_out)
+    assert stored("random", KEEP)["accuracy"] + 0.05 < right
+    assert right < stored("PaPr", KEEP)["accuracy"] - 0.15
 
 
 def test_papr_with_merging_is_no_worse_than_merging_alone(trained: Any, held_out: Any) -> None:
