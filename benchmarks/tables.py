@@ -23,8 +23,8 @@ NAMES = {
     "smaller picture": "whole, shrunk to as many pixels",
     "smaller picture, enlarged": "whole, shrunk and enlarged again",
 }
-#: What the columns of kinds of pictures begin with.
-KINDS = {"as they are": "", "off centre": "off centre "}
+#: The kinds of pictures that the README shows.
+KINDS = ("as they are", "off centre")
 
 
 @cache
@@ -159,9 +159,9 @@ def what_stays() -> str:
     """Top-1 as they are and off centre, with what each proposal costs."""
     costs = {row["proposal"]: row for row in stored("proposal_speed-cpu")["rows"]}
     by_label = {NAMES[name]: row for name, row in costs.items()}
-    head = [f"{prefix}{keep}" for prefix in KINDS.values() for keep in KEEPS]
+    head = [f"{kind} {keep}" for kind in KINDS for keep in KEEPS]
     lines = []
-    for line in quality(tuple(KINDS), lambda pair: f"{pair[0]:.3f}"):
+    for line in quality(KINDS, lambda pair: f"{pair[0]:.3f}"):
         cost = by_label.get(line[0])
         spent = f"{cost['ms_per_image']['32'][0]:.1f}" if cost else ""
         lines.append([*line, spent])
