@@ -89,16 +89,18 @@ def test_every_table_stands_somewhere() -> None:
 
 
 def test_speed_on_a_cpu_is_what_the_words_say() -> None:
-    """About twice as fast at 0.5, no more memory than dense, less than a second to prune."""
+    """In float32 about twice as fast at 0.5; no more memory than dense, soon pruned."""
     stored = json.loads((RESULTS / "speed-cpu.json").read_text())
     for row in stored["rows"]:
-        if row["keep"] == 0.5:
+        if row["keep"] == 0.5 and row["dtype"] == "float32":
             assert row["speedup"][0] >= 1.85
+        if row["dtype"] == "bfloat16":
+            assert 1 <= row["speedup"][0] <= row["ideal"]
     for cost in stored["costs"].values():
         assert cost["peak_mb"]["pruned"] <= cost["peak_mb"]["dense"] * 1.01
         assert cost["seconds_to_prune"] < 1
     assert README.count("twice as fast") == 1
-    assert "on a CPU about twice as fast" in README
+    assert "on a CPU in float32 about twice as fast" in README
 
 
 def cells(*starts: str) -> list[str]:
