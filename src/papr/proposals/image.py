@@ -177,7 +177,8 @@ class Proposal:
                 clips to (8, side, side).
             tubelet: how many frames a patch of the host spans; 0 for a host of images.
             score: "softcam" for the probability-weighted class activation map of a network with a
-                linear classifier after global average pooling; others mean the channel mean.
+                linear classifier after global average pooling; others mean the channel mean, of
+                glance its own map.
 
         Raises:
             ProposalError: a network for clips and a host of images; softcam and no such classifier.
