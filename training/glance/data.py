@@ -23,9 +23,9 @@ from rich.progress import track
 from torch import Tensor
 
 from papr.environment import environment, pick_device
-from papr.files import write_json
-from pictures import photographs, picture
-from teachers import CELLS, COMPONENTS, GRID, MAPS, NETWORKS, SIDE, Teachers, principal
+from papr.files import atomic, write_json
+from pictures import SIDE, photographs, picture
+from teachers import CELLS, COMPONENTS, GRID, MAPS, NETWORKS, Teachers, principal
 
 BATCH = 64
 EVERY = 16  # batches between two notes of how far it is
@@ -93,7 +93,8 @@ def directions(path: Path, teachers: Teachers, draw: Draw) -> tuple[Tensor, Tens
     if not path.exists():
         starts = range(0, FIRST, BATCH)
         features = [found(teachers, draw(start, start + BATCH))[1] for start in starts]
-        torch.save(principal(torch.cat(features).cpu()), path)
+        with atomic(path) as new:
+            torch.save(principal(torch.cat(features).cpu()), new)
     mean, basis = torch.load(path, weights_only=True, map_location=teachers.device)
     return mean, basis
 
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     made = arrays(args.out, args.count)
     report |= {
         "photographs": dict(zip(("imagenet-sample", "caltech-101"), map(len, sets), strict=True)),
-        "teachers": [name for name, _ in NETWORKS],
+        "teachers": NETWORKS,
         "maps": MAPS,
         "environment": environment(teachers.device),
     }

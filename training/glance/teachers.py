@@ -7,10 +7,10 @@ from torch import Tensor
 from papr.baselines.cams import folded
 from papr.proposals import wheels
 from papr.proposals.heads import linear_head
+from papr.significance import channel_mean, to_grid
 
-SIDE, GRID = 224, 14
-#: Name and the side of the picture, in pixels, that each teacher sees.
-NETWORKS = (("efficientnet_lite0", 224), ("efficientnet_lite1", 240))
+GRID = 14
+NETWORKS = (wheels.LITE0, wheels.LITE1)
 #: What `Teachers.maps` stacks: of each network its channel mean, then its softcam.
 MAPS = ("lite0 mean", "lite0 softcam", "lite1 mean", "lite1 softcam")
 COMPONENTS = 64  # principal ones of Lite1's last feature map, which an auxiliary head learns
@@ -23,8 +23,8 @@ class Teachers:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.networks = []
-        for name, side in NETWORKS:
-            classifier = wheels.classifier(name=name)
+        for name in NETWORKS:
+            classifier, side = wheels.classifier(name), wheels.WHEELS[name].side
             head = linear_head(classifier, name, torch.zeros(1, 3, side, side))
             net = folded(classifier).to(device, memory_format=torch.channels_last)
             self.networks.append((net, head.to(device), side))
@@ -43,12 +43,9 @@ class Teachers:
             with torch.autocast(self.device.type, torch.bfloat16):
                 features = net.forward_features(x.contiguous(memory_format=torch.channels_last))
             features = features.float()
-            for found in (features.mean(1), head(features)):
-                grid = F.interpolate(
-                    found.unsqueeze(1), size=(GRID, GRID), mode="bicubic", align_corners=True
-                )
-                maps.append(standardised(grid))
-        return torch.cat(maps, 1), features
+            for found in (channel_mean(features), head(features)):
+                maps.append(standardised(to_grid(found, (GRID, GRID))))
+        return torch.stack(maps, 1), features
 
 
 def standardised(maps: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from network import Trained, folded
 from papr.environment import environment, pick_device
-from papr.files import write_json
+from papr.files import atomic, write_json
 from papr.proposals.glance import STRIDE
 from papr.provenance import digest_of
 from teachers import GRID, MAPS, standardised
@@ -227,9 +227,8 @@ class Run:
             "seconds": self.seconds,
             "curve": self.curve,
         }
-        new = self.path.with_suffix(".new")
-        torch.save(held, new)
-        new.replace(self.path)
+        with atomic(self.path) as new:
+            torch.save(held, new)
 
     def _restore(self, held: dict[str, Any]) -> None:
         self.net.load_state_dict(held["net"])
@@ -242,7 +241,8 @@ class Run:
         args = self.args
         weights = folded(self.kept).state_dict()
         half = {name: weight.half().cpu().contiguous() for name, weight in weights.items()}
-        save_file(half, args.out, {"widths": args.widths, "depths": args.depths})
+        with atomic(args.out) as new:
+            save_file(half, new, {"widths": args.widths, "depths": args.depths})
         report = {
             "sha256": digest_of(args.out),
             "options": {k: v for k, v in vars(args).items() if not isinstance(v, Path)},
