@@ -1,0 +1,141 @@
+"""The stored host on photographs: what papr claims of accuracy holds when it is asked again."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [
+    str(ROOT / "benchmarks"),
+    str(ROOT / "training"),
+    str(ROOT / "training" / "caltech_host"),
+]
+import architectures  # noqa: E402
+import papr  # noqa: E402
+import photographs  # noqa: E402
+import views  # noqa: E402
+from papr.compare.field import Makers  # noqa: E402
+from papr.twins import twin  # noqa: E402
+
+HOST = ROOT / "training" / "caltech_host" / "vit"
+KEEP = 0.5
+COUNT = 200
+
+
+@pytest.fixture(scope="module")
+def host() -> nn.Module:
+    return architectures.read(HOST)[0]
+
+
+@pytest.fixture
+def tested(shared_data: Path) -> tuple[Tensor, Tensor]:
+    """Two hundred test photographs as they are, and their classes."""
+    made, labels = photographs.worlds(shared_data, 112, COUNT)
+    return made["as they are"], labels
+
+
+def accuracy(model: nn.Module, tested: tuple[Tensor, Tensor]) -> float:
+    way = photographs.Way("", KEEP, 112, model)
+    answers = photographs.right(way, *tested, torch.device("cpu"))
+    assert len(answers) == COUNT
+    return sum(answers) / COUNT
+
+
+def test_half_of_the_patches_are_nearly_as_good_as_all_and_better_than_others(
+    host: nn.Module, tested: tuple[Tensor, Tensor]
+) -> None:
+    dense = accuracy(host, tested)
+    ours = accuracy(papr.prune(twin(host), KEEP), tested)
+    assert ours >= dense - 0.03
+    makers = Makers(host, torch.zeros(1, 3, 112, 112), KEEP, {}).others()
+    for rival in ("random", "centre", "stride"):
+        assert ours > accuracy(makers[rival](), tested), rival
+
+
+def test_the_stored_host_is_the_one_that_was_trained_and_measured() -> None:
+    trained = json.loads((HOST / "training.json").read_text())
+    results = ROOT / "benchmarks" / "results" / "photographs-vit-cpu.json"
+    measured = json.loads(results.read_text())
+    assert photographs.digest_of(HOST / "model.safetensors") == trained["sha256"]
+    assert measured["host"]["sha256"] == trained["sha256"]
+    assert (HOST / "model.safetensors").stat().st_size < 3_000_000
+
+
+@pytest.fixture
+def small_data(tmp_path: Path) -> Path:
+    """Three classes of four pictures, each of one colour and noise."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for label, name in enumerate(("ant", "bass", "crab", views.BACKGROUND)):
+        folder = tmp_path / "caltech-101" / name
+        folder.mkdir(parents=True)
+        for number in range(4):
+            noise = torch.randint(0, 64, (150, 170, 3), generator=generator)
+            pixels = (noise + 48 * label).to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    for path in tmp_path.rglob("*.png"):
+        path.rename(path.with_suffix(".jpg"))
+    return tmp_path
+
+
+@pytest.fixture
+def random_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    small = architectures.ARCHITECTURES["vit"]
+    options = {**small.options, "depth": 4, "embed_dim": 32}
+    monkeypatch.setitem(architectures.ARCHITECTURES, "vit", small._replace(options=options))
+    torch.manual_seed(0)
+    folder = tmp_path / "host"
+    folder.mkdir()
+    architectures.write(architectures.host("vit", 3), "vit", ["ant", "bass", "crab"], folder)
+    return folder
+
+
+def test_the_benchmark_runs_to_its_end_and_goes_on_where_it_was(
+    small_data: Path, random_host: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(photographs, "OURS", photographs.OURS[:1])  # the rest takes a minute
+    result = tmp_path / "result.json"
+    command = f"--host {random_host} --data {small_data} --keeps 0.5 --rounds 1 --batch 2"
+    monkeypatch.setattr(sys, "argv", ["photographs.py", *command.split(), "--json", str(result)])
+    asked: list[str] = []
+    true_right = photographs.right
+
+    def until_the_fifth(way: photographs.Way, *rest: object) -> list[int]:
+        asked.append(way.key)
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return true_right(way, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(photographs, "right", until_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        photographs.main()
+    assert not result.exists()
+    photographs.main()
+    in_two_worlds = [key for key in asked if asked.count(key) == 2]
+    assert set(asked) - set(in_two_worlds) == {asked[4]}, "what was judged is not judged again"
+    found = json.loads(result.read_text())
+    assert found["photographs"] == 3
+    assert {row["tokens"] for row in found["rows"] if row["way"] == "papr"} == {98}
+    dense = found["rows"][0]
+    assert dense["way"] == "dense"
+    assert dense["less dense"]["as they are"] == [0.0, 0.0]
+    by_way = {row["way"]: row for row in found["rows"] if row["keep"] == 0.5}
+    assert set(by_way) >= {"random", "centre", "stride", "tome", "lower resolution"}
+    for world in photographs.WORLDS:
+        mean = by_way["papr"]["top1"][world][0] - by_way["random"]["top1"][world][0]
+        assert by_way["random"]["papr less this"][world][0] == pytest.approx(mean)
+
+
+def test_larger_pictures_are_pruned_to_as_many_patches(random_host: Path) -> None:
+    host, side = architectures.read(random_host)
+    found, _ = photographs.ways(host, side, (0.5,))
+    for way in found:
+        if not way.name.startswith("papr, ") or not way.name.endswith("pictures"):
+            continue
+        way.model(torch.zeros(1, 3, way.side, way.side))
+        assert papr.selection(way.model).indices.shape[1] == (98 if way.keep == 0.5 else 196)
