@@ -3,9 +3,7 @@
 import functools
 import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,25 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from papr.proposals.glance import Glance
+from training_scripts import add_to_path, script
 
-FOLDER = Path(__file__).parents[1] / "training" / "glance"
-sys.path.insert(0, str(FOLDER))
+add_to_path("glance")
+import checkpoints  # noqa: E402
 import network  # noqa: E402
 import pictures  # noqa: E402
 import teachers  # noqa: E402
 
-
-def script(name: str) -> ModuleType:
-    """One of the commands, under a name that no example's has."""
-    spec = importlib.util.spec_from_file_location(f"glance_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-data, train = script("data"), script("train")
+data, train = script("glance", "data"), script("glance", "train")
 
 SMALL = ["--widths", "8,8,16", "--depths", "0,0,1", "--batch", "4", "--steps", "4"]
 
@@ -155,9 +143,9 @@ def test_data_with_the_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             path = tmp_path / "photographs" / folder / "a" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             photo.save(path)
-    known = {"BATCH": 4, "FIRST": 4, "EVERY": 1, "Teachers": functools.cache(data.Teachers)}
-    for name, value in known.items():
-        monkeypatch.setattr(data, name, value)
+    for name, value in {"BATCH": 4, "FIRST": 4, "NOTE_EVERY": 1}.items():
+        monkeypatch.setattr(checkpoints, name, value)
+    monkeypatch.setattr(data, "Teachers", functools.cache(data.Teachers))
 
     def argv(out: str) -> list[str]:
         given = ["--photographs", str(tmp_path / "photographs"), "--out", str(tmp_path / out)]

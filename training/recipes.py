@@ -1,6 +1,7 @@
-"""What the trainings share: the learning rate's course, the moving average, colours drawn anew."""
+"""What the trainings share: the learning rate's course, the moving average, pictures drawn anew."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def recoloured(pixels: Tensor, rng: Generator) -> Tensor:
     return torch.addcmul(shift, pixels, gain)
 
 
-def decoded(path: str) -> Image.Image:
+def decoded(path: Path) -> Image.Image:
     """A picture from a file, in RGB."""
     with Image.open(path) as image:
         return image.convert("RGB")

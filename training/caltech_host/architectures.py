@@ -82,7 +82,7 @@ def write(net: nn.Module, name: str, classes: list[str], folder: Path) -> Path:
     kept = {key: old[key] for key in ("first_conv", "classifier") if key in old}
     weights = {key: value.half().cpu().contiguous() for key, value in net.state_dict().items()}
     with atomic(folder / "model.safetensors") as new:
-        save_file(weights, new, {"host": name, "format": "pt"})
+        save_file(weights, new, {"format": "pt"})
     write_json(
         folder / "config.json",
         {

@@ -10,38 +10,27 @@ Needs `pip install 'papr-torch[training]'` for the teacher.
 """
 
 import argparse
-import copy
-import json
-import os
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import Progress
 from torch import Tensor, nn
 
-from papr.environment import environment, pick_device
-from papr.files import atomic, write_json
-from papr.provenance import digest_of
+from papr.files import write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import checkpoints
 import views
 from architectures import ARCHITECTURES, Trained, normalised, parameters, read, write
-from recipes import average, recoloured, share_of_rate, weight_groups
+from recipes import recoloured
 
 HELD_OUT = 20  # every so many of the training photographs is not trained on: the curve is theirs
-DECAY = 0.999  # of the moving average
-WEIGHT_DECAY = 0.05
 DROP_PATH = 0.05
-FEATURES = 1.0  # weight of the auxiliary loss: the teacher's features, cell by cell
 #: How often a batch is mixed: parts of others cut in (CutMix), others shining through (mixup).
 CUT, SHINE = 0.5, 0.3
 ERASED = 0.25  # how often a part of a picture is erased
-EVERY = 250  # steps between two checkpoints
 
 Batch = tuple[Tensor, Tensor, Tensor]  # pixels (B, 3, S, S), targets (B, 99), features (B, 7, 7, C)
 
@@ -162,79 +151,43 @@ def right(net: nn.Module, pictures: np.ndarray, labels: Tensor) -> float:
     return float((torch.cat(found) == labels).float().mean())
 
 
-class Run:
-    """A training: the network, its moving average, the optimizer, and how far they are."""
+class Run(checkpoints.Run):
+    """A training of a host; see `checkpoints.Run`."""
+
+    ANSWER = "answer"
+    FEATURES = 1.0
+    DECAY = 0.999
+    EVERY = 250
 
     def __init__(self, args: argparse.Namespace) -> None:
-        torch.manual_seed(args.seed)
-        self.args, self.device = args, pick_device(args.device)
-        side = ARCHITECTURES[args.host].side
-        self.photos = views.photographs(args.photographs, test=False)
-        labels = torch.tensor([photo.label for photo in self.photos])
-        self.made = views.make(self.photos, args.data, side, args.views, args.seed, self.device)
+        super().__init__(args, args.out / "checkpoint.pt")
+
+    def build(self) -> Trained:
+        """See `checkpoints.Run`."""
+        args, side = self.args, ARCHITECTURES[self.args.host].side
+        photos = views.photographs(args.photographs, test=False)
+        labels = torch.tensor([photo.label for photo in photos])
+        self.made = views.make(photos, args.data, side, args.views, args.seed, self.device)
         self.views = Views(args.data, labels, args.seed, self.device)
-        apart = self.photos[HELD_OUT - 1 :: HELD_OUT]
+        apart = photos[HELD_OUT - 1 :: HELD_OUT]
         self.apart = np.stack([views.whole(photo.path, side) for photo in apart])
         self.apart_labels = labels[HELD_OUT - 1 :: HELD_OUT]
         torch.manual_seed(args.seed)
         self.classes = views.classes(args.photographs)
-        self.net = Trained(args.host, len(self.classes), views.COMPONENTS, DROP_PATH).to(
-            self.device
-        )
+        net = Trained(args.host, len(self.classes), views.COMPONENTS, DROP_PATH).to(self.device)
         if self.device.type == "cpu":  # there, torch's fused attention learns more slowly
-            for module in self.net.modules():
+            for module in net.modules():
                 if hasattr(module, "fused_attn"):
                     module.fused_attn = False
-        self.kept = copy.deepcopy(self.net).eval()
-        groups = weight_groups(self.net, WEIGHT_DECAY)
-        self.optimizer = torch.optim.AdamW(groups, lr=args.rate)
-        self.done, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
-        self.path = args.out / "checkpoint.pt"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self._restore(torch.load(self.path, weights_only=True, map_location=self.device))
+        return net
 
-    def step(self) -> tuple[Tensor, Tensor]:
-        """The next step, the same whenever it runs."""
-        args, began = self.args, time.monotonic()
-        torch.manual_seed(args.seed * 1_000_003 + self.done)  # of stochastic depth
-        rng = np.random.default_rng([args.seed, self.done])
-        for group in self.optimizer.param_groups:
-            group["lr"] = args.rate * share_of_rate(self.done, args.steps)
-        self.net.train()
-        on_answer, on_features = losses(self.net, self.views.training(args.batch, rng))
-        self.optimizer.zero_grad()
-        (on_answer + FEATURES * on_features).backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
-        average(self.kept, self.net, self.done, DECAY)
-        self.done += 1
-        self.seconds += time.monotonic() - began
-        return on_answer.detach(), on_features.detach()
+    def losses(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """See `checkpoints.Run`."""
+        return losses(self.net, self.views.training(self.args.batch, rng))
 
     def held_out(self) -> float:
         """The average's accuracy on training photographs that are not trained on."""
         return right(self.kept.host, self.apart, self.apart_labels)
-
-    def save(self) -> None:
-        """A checkpoint, in one piece or not at all."""
-        held = {
-            "net": self.net.state_dict(),
-            "kept": self.kept.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-        with atomic(self.path) as new:
-            torch.save(held, new)
-
-    def _restore(self, held: dict[str, Any]) -> None:
-        self.net.load_state_dict(held["net"])
-        self.kept.load_state_dict(held["kept"])
-        self.optimizer.load_state_dict(held["optimizer"])
-        self.done, self.seconds, self.curve = held["done"], held["seconds"], held["curve"]
 
     def tested(self) -> dict[str, float]:
         """Accuracy on the test photographs, of the host as it is written and of the teacher."""
@@ -257,34 +210,17 @@ class Run:
         """The average's weights, and beside them how they came about."""
         args = self.args
         file = write(self.kept.host, args.host, self.classes, args.out)
-        report = {
-            "sha256": digest_of(file),
-            "options": {k: v for k, v in vars(args).items() if not isinstance(v, Path)},
+        facts = {
             "parameters": parameters(self.kept.host),
             "views": self.made,
             "test": self.tested(),
-            "environment": environment(self.device),
-            "seconds": round(self.seconds),
-            "curve": self.curve,
         }
-        write_json(args.out / "training.json", report)
-        print(f"written to {args.out}: {report['test']}")
+        write_json(args.out / "training.json", self.report(file, **facts))
+        print(f"written to {args.out}: {facts['test']}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    run = Run(arguments(argv))
-    steps = run.args.steps
-    with Progress(disable=not os.isatty(2)) as progress:
-        bar = progress.add_task("training", total=steps, completed=run.done)
-        while run.done < steps:
-            on_answer, on_features = run.step()
-            progress.advance(bar)
-            if run.done % EVERY == 0 or run.done == steps:
-                row = {"step": run.done, "answer": on_answer.item(), "features": on_features.item()}
-                run.curve.append({**row, "held_out": run.held_out()})
-                run.save()
-                print(json.dumps(run.curve[-1] | {"seconds": run.seconds}), flush=True)
-    run.write()
+    Run(arguments(argv)).train()
 
 
 if __name__ == "__main__":

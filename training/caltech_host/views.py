@@ -5,40 +5,32 @@ components of the teacher's last feature map, and pooled (N, 1280), its mean, in
 Started again, it goes on where it was.
 """
 
-import json
-import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.lib.format import open_memmap
 from PIL import Image
-from rich.progress import track
 from torch import Tensor, nn
 
+from checkpoints import begun, directions, fill, memory_maps
 from papr.baselines.cams import folded
 from papr.environment import environment
-from papr.files import atomic, write_json
+from papr.files import write_json
 from papr.images import fit
 from papr.proposals import wheels
-from recipes import cropped, decoded, principal
+from recipes import cropped, decoded
 
 TEACHER_SIDE = 224  # pixels; 240, for which Lite1 was made, has no whole number of cells
 CELLS = 7
 COMPONENTS = 96
 CHANNELS = 1280
 BACKGROUND = "BACKGROUND_Google"
-BATCH = 64
-EVERY = 16  # batches between two notes of how far it is
 #: The least part of a photograph that a view shows.
 LEAST = 0.25
 #: How often a photograph does not fill the view, and how small it may be then.
 AWAY, SMALLEST = 0.3, 0.4
-FIRST = 512  # views whose features tell the principal directions
 
 
 class Photograph(NamedTuple):
@@ -73,7 +65,7 @@ def photographs(data: Path, test: bool) -> list[Photograph]:
 
 def whole(path: Path, side: int) -> np.ndarray:
     """A photograph as it is tested, (side, side, 3) bytes: the shorter side, then the centre."""
-    return np.asarray(fit(decoded(str(path)), side, patch=1, square=True))
+    return np.asarray(fit(decoded(path), side, patch=1, square=True))
 
 
 def view(photo: Image.Image, number: int, seed: int, side: int) -> np.ndarray:
@@ -108,32 +100,14 @@ class Teacher:
 
 def arrays(out: Path, count: int, side: int) -> dict[str, np.ndarray]:
     """The memory maps, made or opened."""
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "pictures": ((count, side, side, 3), np.uint8),
-        "features": ((count, CELLS, CELLS, COMPONENTS), np.float16),
-        "pooled": ((count, CHANNELS), np.float16),
-    }
-    made = {}
-    for name, (shape, dtype) in shapes.items():
-        path = out / f"{name}.npy"
-        new = (path, "r+") if path.exists() else (path, "w+", dtype, shape)
-        made[name] = open_memmap(*new)
-    return made
-
-
-def begun(state: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """How far an earlier run got.
-
-    Raises:
-        SystemExit: that run was asked for something else.
-    """
-    if not state.exists():
-        return {**asked, "done": 0, "seconds": 0.0}
-    report: dict[str, Any] = json.loads(state.read_text())
-    before = {name: report[name] for name in asked}
-    if before != asked:
-        raise SystemExit(f"expected {before}, as in {state}, got {asked}: give another --data")
-    return report
+    return memory_maps(
+        out,
+        {
+            "pictures": ((count, side, side, 3), np.uint8),
+            "features": ((count, CELLS, CELLS, COMPONENTS), np.float16),
+            "pooled": ((count, CHANNELS), np.float16),
+        },
+    )
 
 
 def make(
@@ -152,50 +126,28 @@ def make(
     Returns:
         What was made, how long it took and where.
     """
-    out.mkdir(parents=True, exist_ok=True)
     state, count = out / "views.json", len(photos) * views
     asked = {"photographs": len(photos), "views": views, "side": side, "seed": seed}
-    report = begun(state, asked)
-    made = arrays(out, count, side)
+    report = begun(state, asked, "--data")
     if report["done"] == count:
         return report
     teacher = Teacher(device)
     report |= {"teacher": wheels.LITE1, "environment": environment(device)}
-    images = [decoded(str(photo.path)) for photo in photos]
+    images = [decoded(photo.path) for photo in photos]
+    write_json(state, report)  # from here on, no other views can be made in this folder
 
-    def draw(start: int) -> np.ndarray:
-        numbers = range(start, min(start + BATCH, count))
+    def draw(start: int, stop: int) -> np.ndarray:
+        numbers = range(start, stop)
         return np.stack([view(images[n % len(images)], n, seed, side) for n in numbers])
 
-    mean, basis = directions(out / "basis.pt", teacher, draw)
-    starts = list(range(report["done"], count, BATCH))
-    with ThreadPoolExecutor(1) as pool:  # the next views while the teacher looks at these
-        ahead = pool.submit(draw, starts[0])
-        bar = track(starts, "views of photographs", disable=not os.isatty(2))
-        for number, start in enumerate(bar):
-            began, batch = time.monotonic(), ahead.result()
-            ahead = pool.submit(draw, min(start + BATCH, count - 1))
-            stop, features = start + len(batch), teacher(batch)
-            made["pictures"][start:stop] = batch
-            made["features"][start:stop] = ((features.movedim(1, 3) - mean) @ basis).cpu()
-            made["pooled"][start:stop] = features.mean((2, 3)).cpu()
-            report["seconds"] += time.monotonic() - began
-            if number % EVERY == EVERY - 1 or stop == count:
-                for array in made.values():
-                    array.flush()
-                report["done"] = stop
-                write_json(state, report)
+    def find(batch: np.ndarray) -> dict[str, Tensor]:
+        features = teacher(batch)
+        cells = (features.movedim(1, 3) - mean) @ basis
+        return {"features": cells, "pooled": features.mean((2, 3))}
+
+    mean, basis = directions(out / "basis.pt", draw, teacher, COMPONENTS, device)
+    fill(arrays(out, count, side), state, report, draw, find)
     return report
-
-
-def directions(path: Path, teacher: Teacher, draw: Any) -> tuple[Tensor, Tensor]:
-    """The mean and the principal directions of the teacher's features."""
-    if not path.exists():
-        features = [teacher(draw(start)).cpu() for start in range(0, FIRST, BATCH)]
-        with atomic(path) as new:
-            torch.save(principal(torch.cat(features), COMPONENTS), new)
-    mean, basis = torch.load(path, weights_only=True, map_location=teacher.device)
-    return mean, basis
 
 
 def linear_head(

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageFilter
 
+from recipes import cropped, decoded
+
 SIDE = 224
 #: How often a crop comes from the ImageNet sample, which is small, rather than from Caltech-101.
 IMAGENET_SHARE = 0.45
@@ -26,12 +28,7 @@ def photographs(data: Path) -> tuple[Pictures, Pictures]:
     caltech = sorted((data / "caltech-101").glob("*/*.jpg"))
     if not imagenet or not caltech:
         raise SystemExit(f"expected photographs in {data}/imagenet-sample and /caltech-101")
-    return [_decoded(path) for path in imagenet], [_decoded(path) for path in caltech]
-
-
-def _decoded(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    return [decoded(path) for path in imagenet], [decoded(path) for path in caltech]
 
 
 def picture(number: int, seed: int, imagenet: Pictures, caltech: Pictures) -> np.ndarray:
@@ -56,21 +53,6 @@ def picture(number: int, seed: int, imagenet: Pictures, caltech: Pictures) -> np
     left, top = (int(place) for place in rng.integers(0, SIDE - side + 1, 2))
     ground.paste(crop(side, side, 0.6), (left, top))
     return np.asarray(ground)
-
-
-def cropped(
-    photo: Image.Image, width: int, height: int, least: float, rng: Generator
-) -> Image.Image:
-    """A random part of a photograph, perhaps mirrored, brought to (width, height)."""
-    area = photo.width * photo.height * rng.uniform(least, 1)
-    shape = width / height * np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    across = min(float(np.sqrt(area * shape)), photo.width)
-    down = min(float(np.sqrt(area / shape)), photo.height)
-    left, top = rng.uniform(0, photo.width - across), rng.uniform(0, photo.height - down)
-    part = photo.resize(
-        (width, height), Image.Resampling.BICUBIC, box=(left, top, left + across, top + down)
-    )
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part
 
 
 def mosaic(crop: Callable[..., Image.Image], rng: Generator) -> Image.Image:

@@ -52,11 +52,3 @@ def standardised(maps: Tensor) -> Tensor:
     """Each map of (..., H, W) with mean 0 and deviation 1."""
     centred = maps - maps.mean((-2, -1), keepdim=True)
     return centred / centred.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)
-
-
-def principal(features: Tensor, components: int = COMPONENTS) -> tuple[Tensor, Tensor]:
-    """Mean (C,) and principal directions (C, components) of feature maps (B, C, h, w)."""
-    cells = features.movedim(1, -1).flatten(0, -2).double()
-    mean = cells.mean(0)
-    _, directions = torch.linalg.eigh((cells - mean).T @ (cells - mean))
-    return mean.float(), directions[:, -components:].flip(1).float()

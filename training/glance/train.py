@@ -7,35 +7,28 @@ average's, batch norms folded, in half precision.
 """
 
 import argparse
-import copy
 import json
-import math
-import os
-import time
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import Progress
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from network import Trained, folded
-from papr.environment import environment, pick_device
 from papr.files import atomic, write_json
 from papr.proposals.glance import STRIDE
-from papr.provenance import digest_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import checkpoints
+from network import Trained, folded
+from recipes import recoloured
 from teachers import GRID, MAPS, standardised
 
 HELD_OUT = 512  # the last pictures, to see how training goes
 #: How much each of `teachers.MAPS` counts in the map that is learnt.
 TEACHERS = (1.0, 2.0, 1.0, 2.0)
-FEATURES = 0.5  # weight of the auxiliary loss: Lite1's features, cell by cell
-DECAY = 0.9995  # of the moving average
-WEIGHT_DECAY = 0.05
-EVERY = 500  # steps between two checkpoints
 LEAST = 10  # cells, a side, of the part of a picture that a batch sees
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -117,20 +110,6 @@ def ranks(maps: Tensor) -> Tensor:
     return maps.flatten(1).argsort(1).argsort(1).to(maps).view(maps.shape)
 
 
-def recoloured(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Contrast, brightness and each channel's gain drawn anew; one picture in ten is grey."""
-    grey = torch.from_numpy(rng.random(len(pixels)) < 0.1).to(pixels.device)
-    pixels[grey] = pixels[grey].mean(1, keepdim=True)
-    shape = len(pixels), 3, 1, 1
-    draws = np.exp(rng.normal(0, 0.2, (len(pixels), 1, 1, 1)) + rng.normal(0, 0.08, shape))
-    gain, light = (
-        torch.from_numpy(draw).to(pixels) for draw in (draws, rng.normal(0, 0.15, shape[:1]))
-    )
-    middle = pixels[..., ::8, ::8].float().mean((1, 2, 3)).to(pixels)
-    shift = (middle + light).view(-1, 1, 1, 1) - middle.view(-1, 1, 1, 1) * gain
-    return torch.addcmul(shift, pixels, gain)
-
-
 def correlation(found: Tensor, wanted: Tensor) -> Tensor:
     """Pearson's, of each map (B, H, W): (B,)."""
     return (standardised(found) * standardised(wanted)).mean((-2, -1))
@@ -150,63 +129,30 @@ def losses(net: Trained, batch: Batch) -> tuple[Tensor, Tensor]:
     return 1 - sum(agree) / 2, apart
 
 
-def share_of_rate(step: int, steps: int) -> float:
-    """A linear warm-up, then half a cosine down to nothing, as a share of the highest."""
-    warm = max(1, min(500, steps // 10))
-    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+class Run(checkpoints.Run):
+    """A training of glance; see `checkpoints.Run`."""
 
-
-class Run:
-    """A training: the network, its moving average, the optimizer, and how far they are."""
+    ANSWER = "map"
+    FEATURES = 0.5
+    DECAY = 0.9995
+    EVERY = 500
 
     def __init__(self, args: argparse.Namespace) -> None:
-        torch.manual_seed(args.seed)
-        self.args = args
-        self.device = pick_device(args.device)
+        super().__init__(args, args.out.with_suffix(".checkpoint.pt"))
+
+    def build(self) -> Trained:
+        """See `checkpoints.Run`."""
+        args = self.args
         self.pictures = Pictures(args.data, self.device)
         widths, depths = ([int(n) for n in text.split(",")] for text in (args.widths, args.depths))
         net = Trained(widths, depths)
         if args.start:
             net.load_state_dict(torch.load(args.start, weights_only=True)["kept"])
-        self.net = net.to(self.device, memory_format=torch.channels_last)
-        self.kept = copy.deepcopy(self.net).eval()
-        groups = [
-            {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=args.rate)
-        self.done, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
-        self.path = args.out.with_suffix(".checkpoint.pt")
-        if self.path.exists():
-            self._restore(torch.load(self.path, weights_only=True, map_location=self.device))
+        return net.to(self.device, memory_format=torch.channels_last)
 
-    def step(self) -> tuple[Tensor, Tensor]:
-        """The next step, the same whenever it runs."""
-        args, began = self.args, time.monotonic()
-        rng = np.random.default_rng([args.seed, self.done])
-        for group in self.optimizer.param_groups:
-            group["lr"] = args.rate * share_of_rate(self.done, args.steps)
-        self.net.train()
-        on_map, on_features = losses(self.net, self.pictures.training(args.batch, rng))
-        self.optimizer.zero_grad()
-        (on_map + FEATURES * on_features).backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
-        self._average()
-        self.done += 1
-        self.seconds += time.monotonic() - began
-        return on_map.detach(), on_features.detach()
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(DECAY, (self.done + 1) / (self.done + 10))
-        states = self.kept.state_dict(), self.net.state_dict()
-        for own, new in zip(*(state.values() for state in states), strict=True):
-            if own.is_floating_point():
-                own.lerp_(new, 1 - decay)
-            else:
-                own.copy_(new)
+    def losses(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """See `checkpoints.Run`."""
+        return losses(self.net, self.pictures.training(self.args.batch, rng))
 
     @torch.no_grad()
     def held_out(self) -> float:
@@ -217,58 +163,20 @@ class Run:
             found.append(correlation(self.kept(pixels.float()), target))
         return float(torch.cat(found).mean())
 
-    def save(self) -> None:
-        """A checkpoint, in one piece or not at all."""
-        held = {
-            "net": self.net.state_dict(),
-            "kept": self.kept.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-        with atomic(self.path) as new:
-            torch.save(held, new)
-
-    def _restore(self, held: dict[str, Any]) -> None:
-        self.net.load_state_dict(held["net"])
-        self.kept.load_state_dict(held["kept"])
-        self.optimizer.load_state_dict(held["optimizer"])
-        self.done, self.seconds, self.curve = held["done"], held["seconds"], held["curve"]
-
     def write(self) -> None:
-        """The average's weights, and beside them how they came about."""
+        """The average's weights, norms folded, and beside them how they came about."""
         args = self.args
         weights = folded(self.kept).state_dict()
         half = {name: weight.half().cpu().contiguous() for name, weight in weights.items()}
         with atomic(args.out) as new:
             save_file(half, new, {"widths": args.widths, "depths": args.depths})
-        report = {
-            "sha256": digest_of(args.out),
-            "options": {k: v for k, v in vars(args).items() if not isinstance(v, Path)},
-            "pictures": self.pictures.count,
-            "environment": environment(self.device),
-            "seconds": round(self.seconds),
-            "curve": self.curve,
-        }
+        report = self.report(args.out, pictures=self.pictures.count)
         write_json(args.out.with_suffix(".json"), report)
         print(f"written to {args.out}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    run = Run(arguments(argv))
-    steps = run.args.steps
-    with Progress(disable=not os.isatty(2)) as progress:
-        bar = progress.add_task("training", total=steps, completed=run.done)
-        while run.done < steps:
-            on_map, on_features = run.step()
-            progress.advance(bar)
-            if run.done % EVERY == 0 or run.done == steps:
-                row = {"step": run.done, "map": on_map.item(), "features": on_features.item()}
-                run.curve.append({**row, "held_out": run.held_out()})
-                run.save()
-                print(json.dumps(run.curve[-1]), flush=True)
-    run.write()
+    Run(arguments(argv)).train()
 
 
 if __name__ == "__main__":
