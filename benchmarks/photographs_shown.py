@@ -1,7 +1,7 @@
 """The tables and the plot of what photographs.py stored."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,31 +59,106 @@ def row_of(way: str, keep: float, host: str = "vit") -> dict[str, Any] | None:
     return next((r for r in rows if r["way"] == way and abs(r["keep"] - keep) < 1e-6), None)
 
 
-def percent(pair: list[float], sign: str = "") -> str:
-    """A share and its standard error, in points."""
-    return f"{100 * pair[0]:{sign}.1f} ({100 * pair[1]:.1f})"
-
-
-def top1(keeps: tuple[float, ...], worlds: tuple[str, ...]) -> Iterator[list[str]]:
-    """Accuracy of each way with errors, dense first."""
-    dense = row_of("dense", 1)
-    assert dense is not None
-    blank = [""] * (len(keeps) - 1)
-    yield ["dense", *(c for world in worlds for c in (percent(dense["top1"][world]), *blank))]
-    for way, name in shown():
-        found = [row_of(way, keep) for keep in keeps]
-        cells = [percent(r["top1"][world]) if r else "" for world in worlds for r in found]
-        yield [name, *cells]
-
-
 def shown() -> list[tuple[str, str]]:
-    """Way and name of all rows, those on larger pictures too."""
+    """Way and name of all rows but dense ones."""
     larger = {
-        row["way"]: f"PaPr, {row['side']} px pictures"
+        row["way"]: f"PaPr, {row['side']} px pictures, as many patches"
         for row in stored()["rows"]
         if row["way"].startswith("papr, ") and row["way"].endswith("pictures")
     }
     return list((NAMES | larger).items())
+
+
+def points(pair: list[float], sign: str = "", error: bool = True) -> str:
+    """A share, or a difference of shares, in points, with its standard error."""
+    return f"{100 * pair[0]:{sign}.1f}" + (f" ({100 * pair[1]:.1f})" if error else "")
+
+
+def rows_of(cell: Callable[[dict[str, Any]], str], keeps: Sequence[float]) -> list[list[str]]:
+    """A line for each way: its name, and a cell at each keep."""
+    found = [
+        [name, *(cell(row) if row else "" for row in (row_of(way, keep) for keep in keeps))]
+        for way, name in shown()
+    ]
+    return [line for line in found if any(line[1:])]
+
+
+def in_short() -> list[list[str]]:
+    """Top-1 in both worlds and time, without errors; dense first."""
+    dense = row_of("dense", 1)
+    assert dense is not None
+    tables = [
+        rows_of(lambda row, world=world: points(row["top1"][world], error=False), FEW)
+        for world in WORLDS
+    ]
+    times = rows_of(lambda row: f"{row['ms_per_image'][0]:.2f} ({row['speedup'][0]:.2f}x)", (0.5,))
+    blank = [""] * (len(FEW) - 1)
+    whole = [
+        text for world in WORLDS for text in (points(dense["top1"][world], error=False), *blank)
+    ]
+    head = [f"{world} {keep:g}" for world in WORLDS for keep in FEW]
+    lines = [
+        [first[0], *first[1:], *second[1:], *time[1:]]
+        for first, second, time in zip(*tables, times, strict=True)
+    ]
+    return [
+        ["top-1 in %", *head, "ms an image at 0.5"],
+        ["dense, 112 px", *whole, f"{dense['ms_per_image'][0]:.2f}"],
+        *lines,
+    ]
+
+
+def with_errors(world: str) -> list[list[str]]:
+    """Top-1 in one world at each keep."""
+    head = ["top-1 in % (standard error)", *(f"{keep:g}" for keep in ALL)]
+    blank = [""] * (len(ALL) - 1)
+    dense = [
+        [name, points(row["top1"][world]), *blank]
+        for name, row in ((row["way"], row) for row in stored()["rows"])
+        if name.startswith("dense")
+    ]
+    return [head, *dense, *rows_of(lambda row: points(row["top1"][world]), ALL)]
+
+
+def differences(world: str) -> list[list[str]]:
+    """PaPr less dense, and less each other way, photograph by photograph."""
+    head = ["PaPr less this, in points (standard error)", *(f"{keep:g}" for keep in ALL)]
+    ours = [row_of("papr", keep) for keep in ALL]
+    dense = ["dense", *(points(row["less dense"][world], "+") for row in ours if row)]
+
+    def cell(row: dict[str, Any]) -> str:
+        found = row.get("papr less this")
+        return points(found[world], "+") if found else ""
+
+    return [head, dense, *rows_of(cell, ALL)]
+
+
+def times() -> list[list[str]]:
+    """Milliseconds and GMACs of each way."""
+    head = ["ms an image (GMACs, the proposal's included)", *(f"{keep:g}" for keep in ALL)]
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{row['ms_per_image'][0]:.2f} ({row['gmacs_host'] + row['gmacs_proposal']:.2f})"
+
+    blank = [""] * (len(ALL) - 1)
+    dense = [
+        [row["way"], cell(row), *blank]
+        for row in stored()["rows"]
+        if row["way"].startswith("dense")
+    ]
+    return [head, *dense, *rows_of(cell, ALL)]
+
+
+def larger() -> list[list[str]]:
+    """Larger pictures at the dense host's number of patches."""
+    lines = [["", "patches", *(f"top-1, {world}" for world in WORLDS), "ms an image"]]
+    for row in stored()["rows"]:
+        if row["keep"] == 1:
+            cells = [points(row["top1"][world]) for world in WORLDS]
+            name = row["way"].replace("papr, ", "PaPr, ")
+            name += f", {row['note']}" if row["note"] else ""
+            lines.append([name, str(row["tokens"]), *cells, f"{row['ms_per_image'][0]:.2f}"])
+    return lines
 
 
 def plot(path: Path = PLOT) -> None:

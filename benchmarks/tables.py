@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/comparisons.md anew from the stored results.
+"""Writes the tables of README.md and docs/ anew from the stored results, and the plot.
 
 Run it after a benchmark whose figures they show. A table stands between `<!-- name -->` and
 `<!-- end of name -->`; a test holds every one to what is stored.
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import photographs_shown as photographs
 
 HERE = Path(__file__).parent
 KEEPS = ("0.7", "0.5", "0.3")
@@ -204,7 +206,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "off centre": lambda: with_errors("off centre"),
     "off centre, sharp ground": lambda: with_errors("off centre, sharp ground"),
     "proposals": proposals,
+    "accuracy on photographs": lambda: measured(rows(*photographs.in_short()), PHOTOGRAPHS),
+    "photographs as they are": lambda: rows(*photographs.with_errors("as they are")),
+    "photographs off centre": lambda: rows(*photographs.with_errors("off centre")),
+    "differences as they are": lambda: rows(*photographs.differences("as they are")),
+    "differences off centre": lambda: rows(*photographs.differences("off centre")),
+    "larger pictures": lambda: rows(*photographs.larger()),
+    "time on photographs": lambda: measured(rows(*photographs.times()), PHOTOGRAPHS),
 }
+PHOTOGRAPHS = "photographs-vit-cpu"
+#: Where they stand.
+PAGES = ("README.md", "docs/comparisons.md", "docs/photographs.md")
 
 
 def filled(text: str) -> str:
@@ -220,8 +232,9 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    for path in (HERE.parent / "README.md", HERE.parent / "docs" / "comparisons.md"):
+    for path in (HERE.parent / page for page in PAGES):
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    photographs.plot()
 
 
 if __name__ == "__main__":

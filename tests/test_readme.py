@@ -77,7 +77,10 @@ def run_video(block: str, reading: str, folder: Path) -> None:
     assert names["probabilities"].sum() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("text", [README, COMPARISONS], ids=["README", "comparisons"])
+PAGES = [(ROOT / page).read_text(encoding="utf-8") for page in tables.PAGES]
+
+
+@pytest.mark.parametrize("text", PAGES, ids=tables.PAGES)
 def test_tables_are_the_stored_ones(text: str) -> None:
     """`python benchmarks/tables.py` writes them."""
     assert tables.filled(text) == text
@@ -85,7 +88,7 @@ def test_tables_are_the_stored_ones(text: str) -> None:
 
 def test_every_table_stands_somewhere() -> None:
     for name in tables.TABLES:
-        assert sum(f"<!-- {name} -->" in text for text in (README, COMPARISONS)) == 1, name
+        assert sum(f"<!-- {name} -->" in text for text in PAGES) == 1, name
 
 
 def test_speed_on_a_cpu_is_what_the_words_say() -> None:

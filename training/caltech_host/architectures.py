@@ -30,7 +30,7 @@ class Architecture(NamedTuple):
     name: str
     options: dict[str, object]
     pool: int = 1
-    steps: int = 5000
+    steps: int = 4000
 
 
 SMALL = {"img_size": 112, "patch_size": 8, "embed_dim": 128, "depth": 7, "num_heads": 2}

@@ -29,7 +29,7 @@ from recipes import recoloured
 HELD_OUT = 20  # every so many of the training photographs is not trained on: the curve is theirs
 DROP_PATH = 0.05
 #: How often a batch is mixed: parts of others cut in (CutMix), others shining through (mixup).
-CUT, SHINE = 0.5, 0.3
+CUT, SHINE = 0.4, 0.2
 ERASED = 0.25  # how often a part of a picture is erased
 
 Batch = tuple[Tensor, Tensor, Tensor]  # pixels (B, 3, S, S), targets (B, 99), features (B, 7, 7, C)
@@ -45,7 +45,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, metavar="FOLDER", help="of the views (default build/caltech_<side>px)")
     add("--out", type=Path, metavar="FOLDER", help="default build/caltech_<host>")
     add("--views", type=int, default=8, help="of each photograph (default 8)")
-    add("--steps", type=int, help="default: the host's own, 5000 on two cores")
+    add("--steps", type=int, help="default: the host's own, 4000 on two cores")
     add("--batch", type=int, default=128)
     add("--rate", type=float, default=1e-3, help="AdamW's highest (default 0.001)")
     add("--seed", type=int, default=0)
