@@ -23,14 +23,14 @@ class Architecture(NamedTuple):
         name: timm's name for what it is made from.
         options: what differs from that.
         pool: patches, a side, for each of the teacher's cells.
-        steps: of 128 pictures, by default.
+        steps: of 64 pictures, by default.
     """
 
     side: int
     name: str
     options: dict[str, object]
     pool: int = 1
-    steps: int = 4000
+    steps: int = 8000
 
 
 SMALL = {"img_size": 112, "patch_size": 8, "embed_dim": 128, "depth": 7, "num_heads": 2}
@@ -54,7 +54,7 @@ ARCHITECTURES = {
     "convnext": Architecture(
         112, "convnext_tiny", {"dims": (64, 128, 256, 512), "depths": (2, 2, 6, 2)}
     ),
-    "vit_small": Architecture(224, "vit_small_patch16_224", {}, pool=2, steps=6000),
+    "vit_small": Architecture(224, "vit_small_patch16_224", {}, pool=2, steps=12000),
 }
 
 

@@ -45,8 +45,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, metavar="FOLDER", help="of the views (default build/caltech_<side>px)")
     add("--out", type=Path, metavar="FOLDER", help="default build/caltech_<host>")
     add("--views", type=int, default=8, help="of each photograph (default 8)")
-    add("--steps", type=int, help="default: the host's own, 4000 on two cores")
-    add("--batch", type=int, default=128)
+    add("--steps", type=int, help="default: the host's own, 8000 on two cores")
+    add("--batch", type=int, default=64)
     add("--rate", type=float, default=1e-3, help="AdamW's highest (default 0.001)")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda, mps")
@@ -157,7 +157,7 @@ class Run(checkpoints.Run):
     ANSWER = "answer"
     FEATURES = 1.0
     DECAY = 0.999
-    EVERY = 250
+    EVERY = 500
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, args.out / "checkpoint.pt")
