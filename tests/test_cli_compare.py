@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import papr
 from papr.cli import app
-from papr.cli.compare import Album, _labels
+from papr.cli.album import Album, labels_of
 from papr.config import IMAGENET_MEAN, IMAGENET_STD
 from papr.draw import kept_patches
 from papr.images import find_images
@@ -230,13 +230,27 @@ def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
     paths = [Path("x", wnid, "1.jpg") for wnid in WNIDS]
     host = torch.nn.Identity()
     host.num_classes = 1000
-    assert _labels(paths, host) == {path: WNIDS[path.parent.name] for path in paths}
+    assert labels_of([], paths, host) == {path: WNIDS[path.parent.name] for path in paths}
     deeper = Path("x", "n01443537", "y", "1.jpg")  # as papr eval takes it
-    assert _labels([deeper], host) == {deeper: 1}
-    assert _labels([*paths, Path("x", "fish", "1.jpg")], host) is None
-    assert _labels([*paths, Path("x", "n99999999", "1.jpg")], host) is None
+    assert labels_of([], [deeper], host) == {deeper: 1}
+    assert labels_of([], [*paths, Path("x", "fish", "1.jpg")], host) is None
+    assert labels_of([], [*paths, Path("x", "n99999999", "1.jpg")], host) is None
     host.num_classes = 10
-    assert _labels(paths, host) is None
+    assert labels_of([], paths, host) is None
+
+
+def test_labels_come_from_the_hosts_own_names_of_the_folders_that_were_named() -> None:
+    host = torch.nn.Identity()
+    host.num_classes, host.pretrained_cfg = 2, {"label_names": ["crab", "ant"]}
+    ant, crab = Path("crab", "set", "ant", "1.jpg"), Path("crab", "set", "crab", "2.jpg")
+    wanted = {ant: 1, crab: 0}
+    assert labels_of([Path("crab", "set")], [ant, crab], host) == wanted  # not the crab above
+    assert labels_of([ant, crab], [ant, crab], host) == wanted
+    assert labels_of([ant.parent, crab], [ant, crab], host) == wanted
+    assert labels_of([Path("crab")], [ant, crab], host) is None  # of which is the ant?
+    assert labels_of([ant, Path("bee", "3.jpg")], [ant, Path("bee", "3.jpg")], host) is None
+    host.num_classes = 3  # of which two names tell nothing
+    assert labels_of([ant], [ant], host) is None
 
 
 @pytest.mark.parametrize(
@@ -244,7 +258,7 @@ def test_labels_come_from_wordnet_ids_of_every_folder() -> None:
     [
         (["--keep", "1"], "expected --keep below 1"),
         (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
-        (["--model", "nope"], "expected the name of a timm model, torchvision"),
+        (["--model", "nope"], "expected the name of a timm model, local-dir: and a folder of timm"),
         (["--model", "a/b", "--num-classes", "3"], "expected the name of a timm model with a ch"),
         (["--model", "resnet10t"], "cannot prune ResNet"),
         (["--checkpoint", "/no/such"], "--checkpoint to be a file of weights, got /no/such"),

@@ -292,6 +292,7 @@ def test_the_command_writes_rows_and_a_summary_and_is_run_again_in_no_time(folde
         "id",
         "label",
         "predicted",
+        "class_name",
         "top5",
         "score",
         "output",

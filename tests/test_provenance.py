@@ -182,7 +182,7 @@ class TestFilesSay:
         words = ["--data", folder, *RUN, "--random-weights", "--num-classes", "0", "--keep", "1"]
         done = call("predict", *words, "--out", out)
         assert done.exit_code == 0, done.output
-        assert "predicted, top5 and score are null: the host has no classifier" in done.output
+        assert "predicted, class_name, top5 and score are null: the host has no" in done.output
         assert "mask and grid are null: no patch is pruned" in done.output
 
     def test_where_a_checkpoint_lies_is_said_and_changes_no_run(

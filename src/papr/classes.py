@@ -7,7 +7,7 @@ What is left to an assumption is said in a note.
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from papr.words import counted
 
@@ -22,6 +22,25 @@ NO_CLASSES = f"the host does not classify: {UNUSED}"
 def count_of(classes: Classes) -> int | None:
     """How many classes a host has."""
     return classes if classes is None or isinstance(classes, int) else len(classes)
+
+
+def own_names(host: object, count: int | None) -> list[str] | None:
+    """A host's own names of its classes, in order, from the configuration beside its weights.
+
+    None where there are none, or where the names are not of so many classes: "LABEL_0" and so on
+    stand in transformers' configuration for names that nobody gave.
+
+    Args:
+        host: of transformers (`config.id2label`) or timm (`pretrained_cfg["label_names"]`).
+        count: of its classes.
+    """
+    told: Any = getattr(getattr(host, "config", None), "id2label", None)
+    if not told:
+        listed = (getattr(host, "pretrained_cfg", None) or {}).get("label_names")
+        told = dict(enumerate(listed)) if isinstance(listed, list | tuple) else {}
+    names = [str(told.get(number, "LABEL_")) for number in range(count or 0)]
+    given = len(names) == len(told) and not all(re.fullmatch(r"LABEL_\d*", n) for n in names)
+    return names if given else None
 
 
 def number_labels(

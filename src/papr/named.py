@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from papr import timm_folders
 from papr.ambient import neutral
 from papr.errors import ConfigError
 from papr.hub import (
@@ -24,8 +25,10 @@ from papr.hub import (
     why_not,
     without_bars,
 )
+from papr.names import LOCAL_DIR
 from papr.names import VIDEO_HOSTS as VIDEO_HOSTS
 from papr.provenance import ASKED, CHECKPOINT, FLAG, PRETRAINED, RANDOM, Weights, digest_of
+from papr.timm_folders import is_timm
 from papr.words import counted
 
 _NEAR = 3  # names that are suggested
@@ -76,12 +79,10 @@ def takes_clips(name: str) -> bool:
     Args:
         name: anything; what is not known to be a video host is none.
     """
-    import timm
-
     if name in VIDEO_HOSTS:
         return True
     known = "/" in name or Path(name).is_dir()
-    if timm.is_model(name) or name.startswith("torchvision/") or not known:
+    if is_timm(name) or name.startswith("torchvision/") or not known:
         return False
     if importlib.util.find_spec("transformers") is None:
         return False
@@ -105,8 +106,9 @@ def create_classifier(
     """A host of images with its classifier, in eval mode.
 
     Args:
-        name: a timm model; "torchvision/" and one of its models; or what transformers'
-            `from_pretrained` takes: a name on the hub, with a slash, or a folder.
+        name: a timm model; "local-dir:" and a folder in which timm keeps one; "torchvision/" and
+            one of its models; or what transformers' `from_pretrained` takes: a name on the hub,
+            with a slash, or a folder.
         checkpoint: a file of a timm model's own weights.
         classes: how many it has, where that is another number than the timm model's usual.
         random_weights: take random ones instead of what would be downloaded, nothing is. A
@@ -120,17 +122,16 @@ def create_classifier(
         ConfigError: the name is unknown, transformers is missing, or weights are out of reach or
             do not fit, and random ones are not asked for.
     """
-    import timm
-
-    if timm.is_model(name):
+    if is_timm(name):
         return _create_timm(name, checkpoint, classes, random_weights, options)
     _refuse_own(checkpoint, classes, repr(name))
     if name.startswith("torchvision/"):
         return _create_torchvision(name.removeprefix("torchvision/"), random_weights)
     if "/" not in name and not Path(name).is_dir():
         raise ConfigError(
-            "expected the name of a timm model, torchvision/ and one of its models, or a folder or "
-            f"hub name of transformers, got {name!r}{meant(name)}"
+            f"expected the name of a timm model, {LOCAL_DIR} and a folder of timm's, torchvision/ "
+            f"and one of its models, or a folder or hub name of transformers, got {name!r}"
+            f"{meant(name)}"
         )
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError(f'expected transformers for {name}: pip install "papr-torch[hf]"')
@@ -204,9 +205,7 @@ def create_host(
 
 def _architectures(name: str) -> list[str]:
     """The classes that a model of transformers was saved as; empty where it is none."""
-    import timm
-
-    other = timm.is_model(name) or name.startswith("torchvision/")
+    other = is_timm(name) or name.startswith("torchvision/")
     if other or importlib.util.find_spec("transformers") is None:
         return []
     if "/" not in name and not Path(name).is_dir():
@@ -229,6 +228,8 @@ def _create_timm(
     own = options if classes is None else {**options, "num_classes": classes}
     if checkpoint is not None:
         return _with_checkpoint(name, checkpoint, own)
+    if name.startswith(LOCAL_DIR):
+        return timm_folders.create(name, classes, random_weights, options)
     if random_weights:
         with neutral(seed=0):
             host = create(name, pretrained=False, **own).eval()
@@ -252,6 +253,8 @@ def _create_timm(
 def _with_checkpoint(name: str, checkpoint: Path, own: dict[str, Any]) -> tuple[nn.Module, Weights]:
     if not checkpoint.is_file():
         raise ConfigError(f"expected --checkpoint to be a file of weights, got {checkpoint}")
+    if name.startswith(LOCAL_DIR):
+        timm_folders.look_into(name)
     weights = _of_file(checkpoint)
     try:
         host = create(name, pretrained=False, checkpoint_path=str(checkpoint), **own).eval()

@@ -22,6 +22,8 @@ VIDEO_HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vivit_base": ("VivitConfig", {}),
     "vjepa2_large": ("VJEPA2Config", {"frames_per_clip": 16}),
 }
+#: What stands before a folder in which timm keeps a model.
+LOCAL_DIR = "local-dir:"
 #: Of `papr.proposals.clip_nets`, which has their weights.
 CLIP_NETS = ("x3d_s", "x3d_m", "slowonly_r50", "slowonly_r101", "s3d", "mc3_18", "r2plus1d_18")
 #: Of `papr.video.POLICIES`.

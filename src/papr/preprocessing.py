@@ -92,9 +92,8 @@ def preprocessing(host: nn.Module, name: str) -> Preprocessing:
     Raises:
         ConfigError: the host takes clips.
     """
-    import timm
-
     from papr.hub import load_processor
+    from papr.timm_folders import is_timm
 
     _check_images(host)
     name = name or str(getattr(host, "name_or_path", ""))
@@ -103,7 +102,7 @@ def preprocessing(host: nn.Module, name: str) -> Preprocessing:
 
         preset = get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
         return Preprocessing(preset, tuple(preset.mean), tuple(preset.std))
-    if timm.is_model(name) or not hasattr(host, "config"):
+    if is_timm(name) or not hasattr(host, "config"):
         return timm_preprocessing(host)
     processor = load_processor(name) if name else None
     if processor is None:
@@ -136,7 +135,8 @@ def timm_preprocessing(host: nn.Module, crop: float | None = None) -> Preprocess
     own = getattr(host, "pretrained_cfg", None)
     statistics = {} if own else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     config = resolve_data_config(given | statistics, pretrained_cfg=own or {}, verbose=False)
-    return Preprocessing(create_transform(**config), config["mean"], config["std"])
+    mean, std = tuple(config["mean"]), tuple(config["std"])  # lists, of a file of JSON
+    return Preprocessing(create_transform(**config), mean, std)
 
 
 def _check_images(host: nn.Module) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from papr.classes import wordnet_above
+from papr.cli.album import Album, class_count, labels_of
 from papr.cli.common import (
     Keep,
     ProposalName,
@@ -54,15 +53,11 @@ from papr.provenance import KEY, Provenance
 from papr.words import counted
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from papr.cli.oracle import Oracle
-    from papr.cli.reading import Reader
     from papr.compare.field import Field
     from papr.compare.rivals import RivalRow
-    from papr.preprocessing import Preprocessing
     from papr.selecting import Selection
 
 _WARMUP = 2
@@ -101,8 +96,9 @@ def compare(
     on all images (papr eval's "cosine" is of embeddings, as here where a model has no classes); of
     a model of one output "differs" is how far it is from the dense model's, in standard deviations
     of the latter; "top-1" how often it is right, shown where all images lie below folders named by
-    WordNet ids (ImageNet's layout) and the model has ImageNet's 1000 classes. Time is of one batch,
-    the rivals in turns in one run, whoever looks first included: medians (quartiles).
+    WordNet ids (ImageNet's layout) and the model has ImageNet's 1000 classes, or named as the
+    model's own configuration names its classes. Time is of one batch, the rivals in turns in one
+    run, whoever looks first included: medians (quartiles).
 
     --oracle sets your own knowledge beside them: masks, gaze, another model's map. The file holds
     one map for each image found, in the order of the arguments, folders sorted by path; images that
@@ -138,7 +134,7 @@ def compare(
     weighed = Provenance(weights, {who.name: who.weights})
     prepare = preprocessing(host, model)
     host = host.to(device=target, dtype=kind)
-    album = Album(paths, prepare, _labels(paths, host), target, kind, own)
+    album = Album(paths, prepare, labels_of(images, paths, host), target, kind, own)
 
     print_line(f"{model} ({weighed}), {describe_device(target)}, torch {torch.__version__}")
     found = make_field(
@@ -169,113 +165,12 @@ def compare(
         "rows": [row.to_dict() for row in rows],
     }
     with written(json_file, report):
-        classes = _class_count(host)
+        classes = class_count(host)
         out.print(_table(rows, keep, min(batch, album.seen), bool(weighed.random), classes))
         _explain(rows, found, weighed, rounds, album)
         if figures:
             _draw(found, album, figures, out_dir, weighed)
     album.reader.report(len(paths), strict)
-
-
-@dataclass
-class Album:
-    """The user's images as the host takes them, read as they are needed.
-
-    Attributes:
-        paths: all files.
-        prepare: what the host's own library does with a picture.
-        labels: class indices by path; None where they are unknown.
-        device: the host's.
-        dtype: the host's.
-        oracle: what is told which images come.
-        reader: knows what could not be read, and why.
-        seen: images in the batches so far.
-    """
-
-    paths: Sequence[Path]
-    prepare: Preprocessing
-    labels: dict[Path, int] | None
-    device: torch.device
-    dtype: torch.dtype
-    oracle: Oracle | None = None
-    reader: Reader[Tensor] = field(init=False)
-    seen: int = 0
-
-    def __post_init__(self) -> None:
-        from papr.cli.reading import Reader
-        from papr.preprocessing import apply
-
-        self.reader = Reader(lambda image: apply(self.prepare.transform, image))
-
-    def readable(self) -> Iterator[tuple[Path, Tensor]]:
-        """Every image that can be read, as pixels (3, H, W)."""
-        return self.reader.readable(self.paths)
-
-    def pixels(self, seen: Sequence[Tensor]) -> Tensor:
-        """(B, 3, H, W), as the host takes them."""
-        import torch
-
-        return torch.stack(list(seen)).to(device=self.device, dtype=self.dtype)
-
-    def show(self, paths: Sequence[Path]) -> None:
-        """Tell the oracle, where there is one, which images the rivals get now."""
-        if self.oracle is not None:
-            self.oracle.show(paths, self.device)
-
-    def example(self) -> Tensor:
-        """The first image, (1, 3, H, W). Raises ImageError where none can be read."""
-        for _, seen in self.readable():
-            return self.pixels([seen])
-        from papr.images import ImageError
-
-        raise ImageError(
-            f"expected an image that can be read among {len(self.paths)}, got none: "
-            f"{next(iter(self.reader.broken.values()), 'no path was given')}"
-        )
-
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """(pixels, labels) of `size` images at a time, the last perhaps fewer."""
-        waiting: list[tuple[Path, Tensor]] = []
-        for item in self.readable():
-            waiting.append(item)
-            if len(waiting) == size:
-                yield self._batch(waiting)
-                waiting = []
-        if waiting:
-            yield self._batch(waiting)
-
-    def _batch(self, items: list[tuple[Path, Tensor]]) -> tuple[Tensor, Tensor | None]:
-        import torch
-
-        self.seen += len(items)
-        self.show([path for path, _ in items])
-        known = None if self.labels is None else [self.labels[path] for path, _ in items]
-        labels = None if known is None else torch.tensor(known, device=self.device)
-        return self.pixels([seen for _, seen in items]), labels
-
-
-def _class_count(host: nn.Module) -> int:
-    """How many classes a host tells apart; 1 where it answers one number."""
-    from torch import nn
-
-    from papr.compare.rivals import answers_yes_or_no
-
-    if answers_yes_or_no(host):
-        return 2
-    for told in (host, getattr(host, "config", None)):
-        for name in ("num_classes", "num_labels"):
-            if isinstance(count := getattr(told, name, None), int):
-                return count
-    linear = [module for module in host.modules() if isinstance(module, nn.Linear)]
-    return linear[-1].out_features if linear else 0  # torchvision's classifiers end with it
-
-
-def _labels(paths: Sequence[Path], host: nn.Module) -> dict[Path, int] | None:
-    """Class indices by WordNet ids above, where all have one and the host is ImageNet's."""
-    if _class_count(host) != 1000:
-        return None
-    found = wordnet_above([path.as_posix() for path in paths])
-    return None if found is None else dict(zip(paths, found, strict=True))
 
 
 def _measure(found: Field, album: Album, batch: int, rounds: int, judged: bool) -> list[RivalRow]:

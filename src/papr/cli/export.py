@@ -30,7 +30,7 @@ from papr.config import DEFAULT_PROPOSAL, check_keep
 from papr.environment import describe_device
 from papr.errors import ConfigError
 from papr.files import check_file
-from papr.names import VIDEO_HOSTS
+from papr.names import LOCAL_DIR, VIDEO_HOSTS
 from papr.provenance import Weights
 from papr.words import counted
 
@@ -96,7 +96,8 @@ def export(
 
     if out_file is None:
         suffix = ".pt2" if format == "torch" else ".onnx"
-        out_file = Path("papr-export") / f"{Path(model).name}-keep{keep:g}{suffix}"
+        name = Path(model.removeprefix(LOCAL_DIR)).name
+        out_file = Path("papr-export") / f"{name}-keep{keep:g}{suffix}"
     kind = chosen_format(out_file, format)
     check_file(out_file, "--out")
     with doing(f"loading {model}"):
@@ -128,11 +129,10 @@ def export(
 def _create(
     name: str, random_weights: bool, size: int | tuple[int, int] | None
 ) -> "tuple[nn.Module, Weights]":
-    import timm
-
     from papr.named import create_classifier, meant
+    from papr.timm_folders import is_timm
 
-    if not timm.is_model(name):
+    if not is_timm(name):
         video = "; video hosts are exported in Python, by papr.export"
         why = video if name in VIDEO_HOSTS else meant(name)
         raise ConfigError(f"expected the name of a timm model, got {name!r}{why}")

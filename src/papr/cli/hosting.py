@@ -25,7 +25,7 @@ from papr.cli.console import shown
 from papr.config import PruneConfig
 from papr.environment import describe_device, pick_device
 from papr.errors import ConfigError, ProposalError
-from papr.names import MODES, POLICIES, VIDEO_HOSTS
+from papr.names import LOCAL_DIR, MODES, POLICIES, VIDEO_HOSTS
 from papr.provenance import Weights
 from papr.words import counted
 
@@ -43,8 +43,9 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="The host: a timm model, torchvision/ and one of its models, or a folder or hub name "
-        f"of a model of transformers, for images or videos; or {', '.join(VIDEO_HOSTS)}.",
+        help=f"The host: a timm model, {LOCAL_DIR} and a folder that timm loads, torchvision/ and "
+        "one of its models, or a folder or hub name of a model of transformers, for images or "
+        f"videos; or {', '.join(VIDEO_HOSTS)}.",
     ),
 ]
 Data = Annotated[

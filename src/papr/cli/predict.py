@@ -1,12 +1,14 @@
 """`papr predict`: a whole data set through one model, answers to Parquet."""
 
 import importlib.util
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from papr.cli.common import (
+    SHOWN,
     Keep,
     MergeR,
     ProposalName,
@@ -19,6 +21,7 @@ from papr.cli.common import (
     print_line,
     settle,
 )
+from papr.cli.console import shown
 from papr.cli.hosting import (
     DEFAULT_MODEL,
     BatchSize,
@@ -91,9 +94,9 @@ def predict(
     """Answer every sample of a data set with a pruned model; killed, the same command goes on.
 
     One row a sample is written to OUT/rows as Parquet: id and label of the data, the likeliest
-    class (predicted), top5 and score, the embedding, the mask of kept patches with its grid, or an
-    error where it cannot be read. Read them with any reader of Parquet; papr.evaluate.unpack_mask
-    gives a mask as an array.
+    class (predicted) with the model's own name of it (class_name), top5 and score, the embedding,
+    the mask of kept patches with its grid, or an error where it cannot be read. Read them with any
+    reader of Parquet; papr.evaluate.unpack_mask gives a mask as an array.
 
     Several GPUs: torchrun --nproc-per-node 8 -m papr predict ...; several machines: the same with
     torchrun's own options, or --engine ray. docs/at_scale.md has both.
@@ -147,6 +150,10 @@ def predict(
     print_line(
         f"{counted(found.samples, 'sample')}, {found.done} of them now{rate}; {found.provenance}"
     )
+    if found.likeliest and not found.warning:
+        some = [f"{name} {number}" for name, number in islice(found.likeliest.items(), SHOWN)]
+        more = f", ... of {counted(len(found.likeliest), 'class')}"
+        print_line(f"predicted: {shown(', '.join(some))}{more * (len(found.likeliest) > SHOWN)}")
     for sentence in found.nulls:
         print_line(sentence, "dim")
     say_blank(found.warning)

@@ -1,6 +1,5 @@
 """What a model answers to a batch: logits and the embedding they are made from."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from papr.baselines.resolution import LowerResolution
+from papr.classes import own_names
 from papr.compare.rivals import answer, answers_yes_or_no
 from papr.wrappers import unwrap
 
@@ -39,14 +39,8 @@ def class_count(host: nn.Module) -> int | None:
 
 
 def class_names(host: nn.Module) -> list[str] | None:
-    """A host's own names of its classes, in order, from transformers' configuration.
-
-    None where there are none: "LABEL_0" and so on stand for names that nobody gave.
-    """
-    told = getattr(getattr(unwrap(host), "config", None), "id2label", None) or {}
-    names = [str(told.get(number, "LABEL_")) for number in range(class_count(host) or 0)]
-    given = len(names) == len(told) and not all(re.fullmatch(r"LABEL_\d*", n) for n in names)
-    return names if given else None
+    """A host's own names of its classes, in order; None where it has none."""
+    return own_names(unwrap(host), class_count(host))
 
 
 def classifier_path(host: nn.Module) -> str | None:

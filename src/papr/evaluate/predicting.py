@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ class Prediction:
         environment: versions and device of the process that was called.
         provenance: where weights come from.
         nulls: why labels or answers are null, a sentence each.
+        likeliest: how many samples each class is likeliest for, by the host's own name of it, the
+            most frequent first; empty where it has no names.
     """
 
     out: str
@@ -64,6 +67,7 @@ class Prediction:
     environment: dict[str, Any]
     provenance: Provenance = field(default_factory=Provenance)
     nulls: Sequence[str] = ()
+    likeliest: dict[str, int] = field(default_factory=dict)
 
     @property
     def warning(self) -> str:
@@ -176,6 +180,7 @@ def predict(
         place,
         loaded.provenance,
         _nulls(predictor, data),
+        _likeliest(predictor, str(out)),
     )
     if engine == "ray":
         Store(str(out)).note(SUMMARY, prediction.to_dict())
@@ -189,10 +194,22 @@ def _nulls(predictor: Predictor, data: Source) -> list[str]:
     found = [data.note] if data.note else []
     loaded = predictor.load()
     if "labels" in predictor.outputs and not class_count(loaded.host):
-        found.append("predicted, top5 and score are null: the host has no classifier")
+        found.append("predicted, class_name, top5 and score are null: the host has no classifier")
     if "masks" in predictor.outputs and all(state.dense for state in states(loaded.host)):
         found.append("mask and grid are null: no patch is pruned")
     return found
+
+
+def _likeliest(predictor: Predictor, out: str) -> dict[str, int]:
+    """How many rows have each class."""
+    if predictor.load().names is None or "labels" not in predictor.outputs:
+        return {}
+    from papr.evaluate.stores import Store
+
+    store, found = Store(out), Counter[str]()
+    for file in store.names():
+        found.update(store.read(file, ["class_name"])["class_name"].drop_null().to_pylist())
+    return dict(found.most_common())
 
 
 def _run_local(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from papr.config import PruneConfig
 from papr.environment import pick_device, versions
 from papr.errors import ConfigError
-from papr.evaluate.answers import ask, classifier_path
+from papr.evaluate.answers import ask, class_names, classifier_path
 from papr.evaluate.contenders import (
     check_streamless,
     facts_of,
@@ -37,6 +37,7 @@ OUTPUTS = ("labels", "embeddings", "masks")
 _COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "labels": {
         "predicted": pa.int32(),
+        "class_name": pa.string(),
         "top5": pa.list_(pa.int32()),
         "score": pa.list_(pa.float32()),
         "output": pa.float32(),
@@ -63,6 +64,7 @@ class _Loaded(NamedTuple):
     config: PruneConfig | None  # how it is pruned, with the proposal that was loaded
     prepare: Prepare
     head: str | None
+    names: list[str] | None  # of its classes
     device: torch.device
     dtype: torch.dtype
     axes: int  # of one view's pixels
@@ -77,25 +79,26 @@ class Predictor:
 
     A call takes columns of one length and returns columns:
 
-    | column    | what it is                                                                       |
-    |-----------|----------------------------------------------------------------------------------|
-    | id        | as given; the path or the number in the batch where no id was given              |
-    | predicted | index of the likeliest class                                                     |
-    | top5      | of the five likeliest, the likeliest first                                       |
-    | score     | their probabilities: softmax, the mean over views                                |
-    | output    | the number that a host of one output answers, as it is; the mean over views      |
-    | embedding | (D,) float32: what goes into the classifier, the mean over views                 |
-    | mask      | kept patches, a bit each, 1 where kept; `unpack_mask(mask, grid)` is the array   |
-    | grid      | its shape, (h, w); (t, h, w) of a clip; (views, ...) where a sample has several  |
-    | error     | why there is no answer; null where there is one                                  |
+    | column     | what it is                                                                      |
+    |------------|---------------------------------------------------------------------------------|
+    | id         | as given; the path or the number in the batch where no id was given             |
+    | predicted  | index of the likeliest class                                                    |
+    | class_name | the host's own name of it                                                       |
+    | top5       | of the five likeliest, the likeliest first                                      |
+    | score      | their probabilities: softmax, the mean over views                               |
+    | output     | the number that a host of one output answers, as it is; the mean over views     |
+    | embedding  | (D,) float32: what goes into the classifier, the mean over views                |
+    | mask       | kept patches, a bit each, 1 where kept; `unpack_mask(mask, grid)` is the array  |
+    | grid       | its shape, (h, w); (t, h, w) of a clip; (views, ...) where a sample has several |
+    | error      | why there is no answer; null where there is one                                 |
 
-    A sample that cannot be read has an error and null elsewhere. predicted, top5 and score are null
-    of a host that does not classify, and its embedding is what it returns. One number is no class:
-    predicted, top5 and score are null then too, and output is null of all other hosts; only where
-    transformers' configuration says that it is a yes or no (one label of a multi-label host) are
-    they of 0, no, and 1, yes, by the sigmoid. mask and grid are null
-    where no patch was pruned. Of Swin and ConvNeXt the mask is the first pruned stage's. All other
-    columns of the call are passed on.
+    A sample that cannot be read has an error and null elsewhere. class_name is null of a host
+    whose configuration does not name its classes. It, predicted, top5 and score are null of a host
+    that does not classify, and its embedding is what it returns. One number is no class: these four
+    are null then too, and output is null of all other hosts; only where transformers' configuration
+    says that it is a yes or no (one label of a multi-label host) are they of 0, no, and 1, yes, by
+    the sigmoid. mask and grid are null where no patch was pruned. Of Swin and ConvNeXt the mask is
+    the first pruned stage's. All other columns of the call are passed on.
 
     Args:
         model: what `papr.named.create_host` takes; or a function that returns the host, one
@@ -191,6 +194,7 @@ class Predictor:
         host = host.to(device=device, dtype=dtype)
         prepare = self.prepare or prepare_for(host, self.name, self.views)
         head, axes, digest = classifier_path(host), len(pixel_shape(host)), weights_digest(host)
+        names = class_names(host)
         config = None if self.config is None else with_loaded(self.config)
         if config is not None:
             mean = getattr(prepare, "mean", None)
@@ -202,7 +206,7 @@ class Predictor:
             state = states(host)[0]  # a checkpoint's file may hold another network by now
             host = prune(host, replace(traced(state.config), proposal=state.proposal))
         provenance = provenance_of(weights, [host])
-        return _Loaded(host, provenance, digest, config, prepare, head, device, dtype, axes)
+        return _Loaded(host, provenance, digest, config, prepare, head, names, device, dtype, axes)
 
     def facts(self) -> dict[str, Any]:
         """Plain data: all that its rows depend on but the device."""
@@ -295,6 +299,8 @@ class Predictor:
             scores = answers.scores if max(views) > 1 else answers.scores.softmax(1)
             top = top_classes(scores)
             found |= {"predicted": top[:, 0].tolist(), "top5": top.tolist()}
+            if loaded.names is not None:
+                found["class_name"] = [loaded.names[number] for number in top[:, 0].tolist()]
             found["score"] = scores.gather(1, top).tolist()
         if "labels" in self.outputs and answers.outputs is not None:
             found["output"] = answers.outputs.tolist()
