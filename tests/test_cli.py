@@ -146,7 +146,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["bench", "--batch", "0"], "error: expected --batch of at least 1, got 0"),
         (["bench", "--dtype", "int8"], "error: cannot read 'int8' in --dtype 'int8'"),
         (["bench", "--device", "abacus"], "error: cannot use the device 'abacus'"),
-        (["bench", "--model", "nope"], "expected the name of a timm model, torchvision/"),
+        (["bench", "--model", "nope"], "expected the name of a timm model, local-dir: and"),
         (["bench", "--model", "resnet18", "--batch", "1"], "error: cannot prune ResNet"),
         (
             ["export", "-m", "vit_tiny_patch16_224", "--out", "m.bin"],

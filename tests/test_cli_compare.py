@@ -258,7 +258,7 @@ def test_labels_come_from_the_hosts_own_names_of_the_folders_that_were_named() -
     [
         (["--keep", "1"], "expected --keep below 1"),
         (["--keep", "0"], "expected 0 < keep <= 1, got 0.0"),
-        (["--model", "nope"], "expected the name of a timm model, local-dir: and a folder of timm"),
+        (["--model", "nope"], "expected the name of a timm model, local-dir: and"),
         (["--model", "a/b", "--num-classes", "3"], "expected the name of a timm model with a ch"),
         (["--model", "resnet10t"], "cannot prune ResNet"),
         (["--checkpoint", "/no/such"], "--checkpoint to be a file of weights, got /no/such"),

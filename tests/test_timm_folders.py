@@ -83,9 +83,7 @@ class TestTheHost:
         bare, weights = named.create_host(name, classes=0)
         assert bare(torch.randn(1, 3, SIZE, SIZE)).shape == (1, 24)
         assert (weights.kind, class_names(bare)) == ("pretrained", None)
-        with pytest.raises(
-            ConfigError, match=r"expected one of 7 in --num-c.* of 3 c"
-        ):
+        with pytest.raises(ConfigError, match=r"expected one of 7 in --num-c.* of 3 c"):
             named.create_host(name, classes=7)
         host, weights = named.create_host(name, classes=7, random_weights=True)
         assert (weights.random, class_names(host)) == (True, None)
