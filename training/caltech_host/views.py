@@ -5,13 +5,14 @@ components of the teacher's last feature map, and pooled (N, 1280), its mean, in
 Started again, it goes on where it was.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from checkpoints import begun, directions, fill, memory_maps
@@ -30,7 +31,7 @@ BACKGROUND = "BACKGROUND_Google"
 #: The least part of a photograph that a view shows.
 LEAST = 0.25
 #: How often a photograph does not fill the view, and how small it may be then.
-AWAY, SMALLEST = 0.3, 0.4
+AWAY, SMALLEST = 0.4, 0.4
 
 
 class Photograph(NamedTuple):
@@ -68,16 +69,25 @@ def whole(path: Path, side: int) -> np.ndarray:
     return np.asarray(fit(decoded(path), side, patch=1, square=True))
 
 
-def view(photo: Image.Image, number: int, seed: int, side: int) -> np.ndarray:
-    """View `number` of the set, (side, side, 3) bytes: a part, at times small on a plain ground."""
+def ground(photos: Sequence[Image.Image], side: int, rng: np.random.Generator) -> Image.Image:
+    """What may stand around a small photograph: one colour, or another photograph out of focus."""
+    if rng.random() < 0.5:
+        return Image.new("RGB", (side, side), tuple(int(c) for c in rng.integers(0, 256, 3)))
+    other = cropped(photos[rng.integers(len(photos))], side, side, LEAST, rng)
+    return other.filter(ImageFilter.GaussianBlur(side / rng.uniform(20, 40)))
+
+
+def view(photos: Sequence[Image.Image], number: int, seed: int, side: int) -> np.ndarray:
+    """View `number` of the set, (side, side, 3) bytes: a part of a photograph, at times small."""
     rng = np.random.default_rng([seed, number])
+    photo = photos[number % len(photos)]
     if rng.random() >= AWAY:
         return np.asarray(cropped(photo, side, side, LEAST, rng))
-    ground = Image.new("RGB", (side, side), tuple(int(c) for c in rng.integers(0, 256, 3)))
+    around = ground(photos, side, rng)
     small = int(side * rng.uniform(SMALLEST, 1))
     left, top = (int(place) for place in rng.integers(0, side - small + 1, 2))
-    ground.paste(cropped(photo, small, small, 0.6, rng), (left, top))
-    return np.asarray(ground)
+    around.paste(cropped(photo, small, small, 0.6, rng), (left, top))
+    return np.asarray(around)
 
 
 class Teacher:
@@ -138,7 +148,7 @@ def make(
 
     def draw(start: int, stop: int) -> np.ndarray:
         numbers = range(start, stop)
-        return np.stack([view(images[n % len(images)], n, seed, side) for n in numbers])
+        return np.stack([view(images, n, seed, side) for n in numbers])
 
     def find(batch: np.ndarray) -> dict[str, Tensor]:
         features = teacher(batch)
