@@ -23,7 +23,7 @@ from papr.twins import twin  # noqa: E402
 
 HOST = ROOT / "training" / "caltech_host" / "vit"
 KEEP = 0.5
-COUNT = 200
+COUNT = 500  # off the centre; a standard error of differences is some 1.5 points
 
 
 @pytest.fixture(scope="module")
@@ -31,29 +31,25 @@ def host() -> nn.Module:
     return architectures.read(HOST)[0]
 
 
-@pytest.fixture
-def tested(shared_data: Path) -> tuple[Tensor, Tensor]:
-    """Two hundred test photographs as they are, and their classes."""
-    made, labels = photographs.worlds(shared_data, 112, COUNT)
-    return made["as they are"], labels
-
-
-def accuracy(model: nn.Module, tested: tuple[Tensor, Tensor]) -> float:
+def accuracy(model: nn.Module, pictures: Tensor, labels: Tensor) -> float:
     way = photographs.Way("", KEEP, 112, model)
-    answers = photographs.right(way, *tested, torch.device("cpu"))
+    answers = photographs.right(way, pictures, labels, torch.device("cpu"))
     assert len(answers) == COUNT
     return sum(answers) / COUNT
 
 
-def test_half_of_the_patches_are_nearly_as_good_as_all_and_better_than_others(
-    host: nn.Module, tested: tuple[Tensor, Tensor]
+def test_half_of_the_patches_off_the_centre_are_as_good_as_all_and_better_than_others(
+    host: nn.Module, shared_data: Path
 ) -> None:
-    dense = accuracy(host, tested)
-    ours = accuracy(papr.prune(twin(host), KEEP), tested)
-    assert ours >= dense - 0.03
+    """Asked again. Of photographs as they are this is not true: see docs/photographs.md."""
+    made, labels = photographs.worlds(shared_data, 112, COUNT)
     makers = Makers(host, torch.zeros(1, 3, 112, 112), KEEP, {}).others()
+    models = {rival: makers[rival]() for rival in ("random", "centre", "stride")}
+    models |= {"dense": host, "papr": papr.prune(twin(host), KEEP)}
+    found = {name: accuracy(m, made["off centre"], labels) for name, m in models.items()}
+    assert found["papr"] >= found["dense"] - 0.03
     for rival in ("random", "centre", "stride"):
-        assert ours > accuracy(makers[rival](), tested), rival
+        assert found["papr"] > found[rival], rival
 
 
 def test_the_stored_host_is_the_one_that_was_trained_and_measured() -> None:
