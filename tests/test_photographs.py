@@ -17,6 +17,7 @@ sys.path[:0] = [
 import architectures  # noqa: E402
 import papr  # noqa: E402
 import photographs  # noqa: E402
+import photographs_shown  # noqa: E402
 import views  # noqa: E402
 from papr.compare.field import Makers  # noqa: E402
 from papr.twins import twin  # noqa: E402
@@ -59,6 +60,45 @@ def test_the_stored_host_is_the_one_that_was_trained_and_measured() -> None:
     assert photographs.digest_of(HOST / "model.safetensors") == trained["sha256"]
     assert measured["host"]["sha256"] == trained["sha256"]
     assert (HOST / "model.safetensors").stat().st_size < 3_000_000
+
+
+def less_dense(way: str, keep: float, world: str) -> float:
+    """Points that a way has less or more than dense has."""
+    row = photographs_shown.row_of(way, keep)
+    assert row is not None, way
+    return 100 * float(row["less dense"][world][0])
+
+
+def test_where_the_pages_say_that_pruning_loses_and_wins_it_does() -> None:
+    """As they are to nearly all; off the centre to none but ToMe (README.md, docs/photographs.md)."""
+    plain, moved = photographs.WORLDS
+    for keep in photographs.KEEPS:
+        ours = less_dense("papr", keep, plain)
+        assert ours < -1
+        assert ours < less_dense("papr + pooling", keep, plain) - 1
+        for rival in ("random", "stride", "lower resolution", "tome"):
+            assert less_dense(rival, keep, plain) > ours, (rival, keep)
+        for rival in ("random", "centre", "stride", "lower resolution"):
+            assert less_dense("papr", keep, moved) > less_dense(rival, keep, moved) + 2, rival
+    for keep in photographs.KEEPS[:-1]:
+        assert less_dense("papr", keep, moved) > -0.1
+        assert abs(less_dense("tome", keep, moved)) < 1.4 or keep == 0.3
+    larger = "papr, 160 px pictures"
+    assert less_dense(larger, 0.5, moved) > 10
+    assert less_dense(larger, 0.5, plain) < -20
+    row = photographs_shown.row_of(larger, 0.5)
+    assert row is not None
+    assert f"{row['speedup'][0]:.2f}x" == "1.55x"
+
+
+def test_an_epoch_of_fine_tuning_wins_a_part_back() -> None:
+    path = ROOT / "benchmarks" / "results" / "finetune-photographs.json"
+    found = json.loads(path.read_text())["differences"]
+    page = (ROOT / "docs" / "photographs.md").read_text(encoding="utf-8")
+    for pair, sign in (("papr after - papr before", 1), ("papr after - dense before", -1)):
+        mean, error = found[pair]
+        assert sign * mean > 2 * error
+        assert f"{100 * sign * mean:.1f} ({100 * error:.1f})" in page
 
 
 @pytest.fixture
