@@ -70,7 +70,7 @@ def less_dense(way: str, keep: float, world: str) -> float:
 
 
 def test_where_the_pages_say_that_pruning_loses_and_wins_it_does() -> None:
-    """As they are to nearly all; off the centre to none but ToMe (README.md, docs/photographs.md)."""
+    """As they are to nearly all, off the centre to none but ToMe."""
     plain, moved = photographs.WORLDS
     for keep in photographs.KEEPS:
         ours = less_dense("papr", keep, plain)
