@@ -1,5 +1,6 @@
 """Loading processes with too little shared memory, stuck, or killed: a run ends all the same."""
 
+import gc
 import os
 import time
 import warnings
@@ -111,3 +112,23 @@ def test_a_loading_process_that_ends_is_told_in_one_line(source):
     with pytest.raises(DataError, match=r"a loading process ended: .* fewer --workers") as told:
         read(source, ends)
     assert "\n" not in str(told.value)
+
+
+def test_what_nobody_holds_any_more_is_gone_before_loading_processes_start(source):
+    """A decoder of videos that a forked process collects waits for ever for its threads."""
+
+    class Decoder:
+        def __init__(self) -> None:
+            self.itself = self  # only the collector finds it
+
+        def __del__(self) -> None:
+            ended.append(os.getpid())
+
+    ended: list[int] = []
+    gc.disable()
+    try:
+        Decoder()
+        read(source)
+    finally:
+        gc.enable()
+    assert ended == [os.getpid()]

@@ -5,6 +5,7 @@ processes read, nor on where a run was taken up. A network's answers depend on t
 last bits; so the rows of a run are the same whatever happened on the way.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -264,6 +265,8 @@ def loader(
 
     def start(workers: int) -> Iterator[Batch]:
         timeout = patience if workers else 0
+        if workers:  # what a forked process collects may wait for threads that it does not have
+            gc.collect()
         found: DataLoader[Batch] = DataLoader(
             data, batch_size=None, num_workers=workers, pin_memory=pin, timeout=timeout
         )
