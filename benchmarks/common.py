@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -51,6 +53,13 @@ def report(device: torch.device, **figures: object) -> dict[str, object]:
         "environment": environment(device),
         **figures,
     }
+
+
+@cache
+def stored(name: str) -> dict[str, Any]:
+    """The result file of this name."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
 
 
 def photographs(

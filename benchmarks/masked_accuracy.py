@@ -26,6 +26,7 @@ from papr.baselines import centre_scores, random_scores, stride_scores
 from papr.baselines.cams import folded
 from papr.environment import pick_device
 from papr.images import keep_visible
+from papr.measure import mean_and_error
 from papr.proposals import wheels
 from papr.proposals.scorers import resize
 from papr.selecting import kept_count, select
@@ -89,12 +90,6 @@ def ways(scorers: dict[str, Scores]) -> dict[str, Callable[[float], Shown]]:
     found["smaller picture"] = lambda keep: smaller(keep, enlarge=False)
     found["smaller picture, enlarged"] = lambda keep: smaller(keep, enlarge=True)
     return found
-
-
-def mean_and_error(values: Tensor) -> list[float]:
-    """The mean of a figure of each picture, and its standard error."""
-    values = values.double()
-    return [float(values.mean()), float(values.std() / len(values) ** 0.5)]
 
 
 def judged(

@@ -38,7 +38,7 @@ from papr.compare.rivals import tokens_left
 from papr.environment import pick_device
 from papr.errors import PaprError
 from papr.files import write_json
-from papr.measure import count_macs, interleave
+from papr.measure import count_macs, interleave, mean_and_error
 from papr.proposals import wheels
 from papr.proposals.scorers import resize
 from papr.provenance import digest_of
@@ -231,12 +231,6 @@ class Judged:
         """Keep the answers of one way."""
         self.found[way.key] = answers
         write_json(self.path, {"asked": self.asked, "found": self.found})
-
-
-def mean_and_error(values: Tensor) -> list[float]:
-    """The mean of a figure of each photograph, and its standard error."""
-    values = values.double()
-    return [float(values.mean()), float(values.std() / len(values) ** 0.5)]
 
 
 def figures(way: Way, found: dict[str, dict[str, list[int]]], first: Way) -> dict[str, Any]:

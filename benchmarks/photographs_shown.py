@@ -1,16 +1,16 @@
 """The tables and the plot of what photographs.py stored."""
 
-import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common import stored
 from papr.measure import pareto
 from papr.plots import Line, Panel, Spot, draw_png
 
 HERE = Path(__file__).parent
 PLOT = HERE.parent / "docs" / "photographs.png"
+RESULT = "photographs-vit-cpu"
 WORLDS = ("as they are", "off centre")
 FEW, ALL = (0.7, 0.5, 0.3), (0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 NAMES = {
@@ -45,17 +45,14 @@ DRAWN = {
 }
 
 
-@cache
-def stored(host: str = "vit") -> dict[str, Any]:
-    """What was measured on a host, on a CPU."""
-    path = HERE / "results" / f"photographs-{host}-cpu.json"
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def result() -> dict[str, Any]:
+    """What was measured."""
+    return stored(RESULT)
 
 
-def row_of(way: str, keep: float, host: str = "vit") -> dict[str, Any] | None:
+def row_of(way: str, keep: float) -> dict[str, Any] | None:
     """The row of one way at one keep; None where the host cannot have it."""
-    rows = stored(host)["rows"]
+    rows = result()["rows"]
     return next((r for r in rows if r["way"] == way and abs(r["keep"] - keep) < 1e-6), None)
 
 
@@ -63,7 +60,7 @@ def shown() -> list[tuple[str, str]]:
     """Way and name of all rows but dense ones."""
     larger = {
         row["way"]: f"PaPr, {row['side']} px pictures, as many patches"
-        for row in stored()["rows"]
+        for row in result()["rows"]
         if row["way"].startswith("papr, ") and row["way"].endswith("pictures")
     }
     return list((NAMES | larger).items())
@@ -114,7 +111,7 @@ def with_errors(world: str) -> list[list[str]]:
     blank = [""] * (len(ALL) - 1)
     dense = [
         [name, points(row["top1"][world]), *blank]
-        for name, row in ((row["way"], row) for row in stored()["rows"])
+        for name, row in ((row["way"], row) for row in result()["rows"])
         if name.startswith("dense")
     ]
     return [head, *dense, *rows_of(lambda row: points(row["top1"][world]), ALL)]
@@ -143,7 +140,7 @@ def times() -> list[list[str]]:
     blank = [""] * (len(ALL) - 1)
     dense = [
         [row["way"], cell(row), *blank]
-        for row in stored()["rows"]
+        for row in result()["rows"]
         if row["way"].startswith("dense")
     ]
     return [head, *dense, *rows_of(cell, ALL)]
@@ -152,7 +149,7 @@ def times() -> list[list[str]]:
 def larger() -> list[list[str]]:
     """Larger pictures at the dense host's number of patches."""
     lines = [["", "patches", *(f"top-1, {world}" for world in WORLDS), "ms an image"]]
-    for row in stored()["rows"]:
+    for row in result()["rows"]:
         if row["keep"] == 1:
             cells = [points(row["top1"][world]) for world in WORLDS]
             name = row["way"].replace("papr, ", "PaPr, ")
@@ -163,7 +160,7 @@ def larger() -> list[list[str]]:
 
 def plot(path: Path = PLOT) -> None:
     """Accuracy against time, as they are and off centre."""
-    rows = stored()["rows"]
+    rows = result()["rows"]
     panels = []
     for world in WORLDS:
         spots: dict[str, list[Spot]] = {}
@@ -182,6 +179,6 @@ def plot(path: Path = PLOT) -> None:
         front = [every[i] for i in pareto([(spot.x, spot.y) for spot in every])]
         panels.append(Panel("ms an image", f"top-1 in %, {world}", lines, front))
     note = "{} test photographs of Caltech-101, batch {}, {}".format(
-        stored()["photographs"], stored()["batch"], stored()["environment"]["device"]
+        result()["photographs"], result()["batch"], result()["environment"]["device"]
     )
     draw_png(path, panels, note)

@@ -4,14 +4,12 @@ Run it after a benchmark whose figures they show. A table stands between `<!-- n
 `<!-- end of name -->`; a test holds every one to what is stored.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import photographs_shown as photographs
+from common import stored
 
 HERE = Path(__file__).parent
 KEEPS = ("0.7", "0.5", "0.3")
@@ -27,13 +25,6 @@ NAMES = {
 }
 #: The kinds of pictures that the README shows.
 KINDS = ("as they are", "off centre")
-
-
-@cache
-def stored(name: str) -> dict[str, Any]:
-    """The result file of this name."""
-    found: dict[str, Any] = json.loads((HERE / "results" / f"{name}.json").read_text())
-    return found
 
 
 def rows(*lines: list[str]) -> str:
@@ -206,15 +197,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "off centre": lambda: with_errors("off centre"),
     "off centre, sharp ground": lambda: with_errors("off centre, sharp ground"),
     "proposals": proposals,
-    "accuracy on photographs": lambda: measured(rows(*photographs.in_short()), PHOTOGRAPHS),
+    "accuracy on photographs": lambda: measured(rows(*photographs.in_short()), photographs.RESULT),
     "photographs as they are": lambda: rows(*photographs.with_errors("as they are")),
     "photographs off centre": lambda: rows(*photographs.with_errors("off centre")),
     "differences as they are": lambda: rows(*photographs.differences("as they are")),
     "differences off centre": lambda: rows(*photographs.differences("off centre")),
     "larger pictures": lambda: rows(*photographs.larger()),
-    "time on photographs": lambda: measured(rows(*photographs.times()), PHOTOGRAPHS),
+    "time on photographs": lambda: measured(rows(*photographs.times()), photographs.RESULT),
 }
-PHOTOGRAPHS = "photographs-vit-cpu"
 #: Where they stand.
 PAGES = ("README.md", "docs/comparisons.md", "docs/photographs.md")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from papr.environment import environment
-from papr.measure import Timing, quartiles
+from papr.measure import Timing, mean_and_error, quartiles
 from papr.provenance import Weights
 
 LATE = "dense, pruned afterwards"
@@ -23,11 +23,6 @@ COMPARED = (
     ("papr after", "random after"),
     ("papr after", f"{LATE} after"),
 )
-
-
-def mean_and_error(values: Tensor) -> list[float]:
-    """The mean of a figure of each image, and its standard error."""
-    return [float(values.mean()), float(values.std() / len(values) ** 0.5)]
 
 
 def figures(timings: dict[str, Timing], answers: dict[str, Tensor]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from papr.measure.curves import Curves, curves
 from papr.measure.difference import Difference
-from papr.measure.intervals import mean_interval, wilson
+from papr.measure.intervals import mean_and_error, mean_interval, wilson
 from papr.measure.macs import Macs, count_macs
 from papr.measure.memory import peak_memory
 from papr.measure.pareto import pareto
@@ -17,6 +17,7 @@ __all__ = [
     "count_macs",
     "curves",
     "interleave",
+    "mean_and_error",
     "mean_interval",
     "pareto",
     "peak_memory",

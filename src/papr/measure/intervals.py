@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from torch import Tensor
+
 
 def wilson(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """A confidence interval of a share, which stays inside 0 to 1 and is no point at either end.
@@ -46,6 +48,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         return (-math.inf, math.inf) if z else (mean, mean)
     half = z * statistics.stdev(values, mean) / math.sqrt(len(values))
     return mean - half, mean + half
+
+
+def mean_and_error(values: Tensor) -> list[float]:
+    """The mean of a figure of each sample, (N,), and its standard error.
+
+    Of a single sample the error is not a number.
+    """
+    values = values.double()
+    return [float(values.mean()), float(values.std() / len(values) ** 0.5)]
 
 
 def _z(confidence: float) -> float:
